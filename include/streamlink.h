@@ -446,6 +446,11 @@ enum streamlink_event_kind
    */
   STREAMLINK_EVENT_KIND_GAP_GIVEN_UP = 30,
   /**
+   * A leg of the link to a region loses more than QUIC makes up for, so that its media is better carried over SRT.
+   * `other`: its address; `count`: loss of the last seconds in hundredths of a percent; `time_ms`: its round trip.
+   */
+  STREAMLINK_EVENT_KIND_REGION_LEG_LOSSY = 31,
+  /**
    * A member was added to the group of connections that a caller is, and is called now. `other`: its address as
    * configured.
    */
@@ -1395,6 +1400,10 @@ typedef struct {
    * 1 if it carries the media; 0 if it stands by, as in a main/backup group, or is not connected.
    */
   int32_t active;
+  /**
+   * Loss over the last seconds, in hundredths of a percent, of a leg of a region whose link measures it; otherwise 0.
+   */
+  uint32_t recent_loss;
 } streamlink_member_stats;
 
 /**

@@ -60,8 +60,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME=ADDRESS|IFACE", value_parser = region)]
     region: Vec<(String, RegionEgress)>,
     /// Region on other machines, and a file with its link: a JSON object with `url`, as in
-    /// moq://relay-a,relay-b/studio, `key`, the public key of the region, and settings; may be given several times. Needs
-    /// a program that was built with `--features moq`
+    /// moq://relay-a,relay-b/studio, `key`, the public key of the region, and settings (`srt`: its media goes over SRT);
+    /// may be given several times. Needs a program that was built with `--features moq`
     #[arg(long, value_name = "NAME=FILE", value_parser = remote_region)]
     remote_region: Vec<(String, PathBuf)>,
     /// File with the certificate chain, in PEM, of sources and outputs that listen with TLS

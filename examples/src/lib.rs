@@ -151,6 +151,7 @@ pub fn json(stats: &FlowStats) -> Value {
             "retransmitted": m.retransmitted,
             "dropped": m.dropped,
             "round_trip_us": m.round_trip.as_micros() as u64,
+            "recent_loss": m.recent_loss,
         })
     };
     let track = |t: &MediaTrack| {

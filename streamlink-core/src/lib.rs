@@ -123,7 +123,8 @@ pub use endpoint::{
 };
 pub use engine::{
     Applied, EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, RegionFlow,
-    RegionLink, RegionOutput, RegionReporter, RegionStats, RegionTask, RegionUpdate, RegionUpdates, SourceEdit,
+    RegionKick, RegionLink, RegionOutput, RegionReporter, RegionStats, RegionTask, RegionUpdate, RegionUpdates,
+    SourceEdit,
 };
 pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Error, ErrorKind};
 pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalCount, RefusalReason};

@@ -209,6 +209,8 @@ pub struct StreamlinkMemberStats {
     pub round_trip_us: u64,
     /// 1 if it carries the media; 0 if it stands by, as in a main/backup group, or is not connected.
     pub active: i32,
+    /// Loss over the last seconds, in hundredths of a percent, of a leg of a region whose link measures it; otherwise 0.
+    pub recent_loss: u32,
 }
 
 /// Number of refusals of peers for one reason, at one moment.
@@ -395,6 +397,7 @@ pub(crate) fn member_stats(member: &MemberStats, address: &CStr) -> StreamlinkMe
         dropped: member.dropped,
         round_trip_us: micros(member.round_trip),
         active: member.is_active.into(),
+        recent_loss: member.recent_loss,
     }
 }
 

@@ -139,6 +139,9 @@ pub enum StreamlinkEventKind {
     /// A source has given up missing packets early, because it may hold no more of those behind them. `count`: packets since
     /// the last such event.
     GapGivenUp = 30,
+    /// A leg of the link to a region loses more than QUIC makes up for, so that its media is better carried over SRT.
+    /// `other`: its address; `count`: loss of the last seconds in hundredths of a percent; `time_ms`: its round trip.
+    RegionLegLossy = 31,
     /// A member was added to the group of connections that a caller is, and is called now. `other`: its address as
     /// configured.
     MemberAdded = 32,
@@ -229,6 +232,9 @@ impl StreamlinkEvent {
             Event::RegionLegConnected { .. } => (K::RegionLegConnected, 0, 0),
             Event::RegionLegLost { .. } => (K::RegionLegLost, 0, 0),
             Event::RegionNotice { .. } => (K::RegionNotice, 0, 0),
+            Event::RegionLegLossy { basis_points, round_trip, .. } => {
+                (K::RegionLegLossy, millis(*round_trip), u64::from(*basis_points))
+            }
             Event::GapGivenUp { packets, .. } => (K::GapGivenUp, 0, *packets),
             _ => (K::Other, 0, 0),
         }
@@ -293,6 +299,7 @@ impl StreamlinkEvent {
                 Event::RegionLegLost { region, leg, reason } => {
                     (region.clone(), leg.to_string(), nothing(), reason.to_string())
                 }
+                Event::RegionLegLossy { region, leg, .. } => (region.clone(), leg.to_string(), nothing(), nothing()),
                 Event::RegionNotice { region, text } => (region.clone(), nothing(), nothing(), text.to_string()),
                 _ => (nothing(), nothing(), nothing(), nothing()),
             };

@@ -14,6 +14,9 @@ pub enum Error {
     /// The settings cannot be used: a certificate that cannot be read, or settings that exclude each other.
     #[error("the settings of the relay link cannot be used: {0}")]
     Settings(PeerText),
+    /// The media cannot be sent over SRT.
+    #[error("the media cannot be sent over SRT: {0}")]
+    Srt(PeerText),
     /// The local socket cannot be opened.
     #[error("the socket of the relay link cannot be opened: {0}")]
     Socket(PeerText),

@@ -65,7 +65,8 @@ pub enum MoqEvent {
         /// Reason.
         reason: PeerText,
     },
-    /// A leg loses more than QUIC makes up for: about 1 %. Such a region is better reached by SRT.
+    /// A leg loses more than QUIC makes up for: about 1 %. Such a region is better reached by SRT. Told when that begins,
+    /// and once a minute while it lasts.
     LossHigh {
         /// Address of the relay.
         relay: String,
@@ -165,11 +166,14 @@ impl Throttle {
     }
 }
 
-/// Watches a loss ratio over windows of some seconds, and tells when it crosses 1 %.
+/// Watches a loss ratio over windows of some seconds, and tells when it crosses 1 %, and now and then while it stays above.
 #[derive(Debug, Default)]
 pub(crate) struct LossWatch {
     began: Option<(Instant, u64, u64)>,
-    is_high: bool,
+    /// Time at which a high loss was told last; `None` while it is not high.
+    told: Option<Instant>,
+    /// Loss of the last window, in hundredths of a percent.
+    basis_points: u64,
 }
 
 impl LossWatch {
@@ -181,8 +185,11 @@ impl LossWatch {
     const HIGH: u64 = 100;
     /// Loss below which it is not.
     const NORMAL: u64 = 50;
+    /// Interval in which a loss that stays high is told again.
+    const REPEAT: Duration = Duration::from_secs(60);
 
-    /// Takes in the totals of packets and of lost ones. Returns an event when the loss crosses the bound.
+    /// Takes in the totals of packets and of lost ones. Returns an event when the loss crosses the bound, and one each
+    /// minute while it is high.
     pub(crate) fn observe(&mut self, now: Instant, packets: u64, lost: u64, relay: &RelayAddress) -> Option<MoqEvent> {
         let (began, packets_before, lost_before) = *self.began.get_or_insert((now, packets, lost));
         if packets < packets_before || lost < lost_before {
@@ -195,21 +202,26 @@ impl LossWatch {
         }
         self.began = Some((now, packets, lost));
         let basis_points = (lost - lost_before).saturating_mul(10_000) / passed;
-        let relay = relay.to_string();
-        if !self.is_high && basis_points >= Self::HIGH {
-            self.is_high = true;
-            return Some(MoqEvent::LossHigh { relay, basis_points });
+        self.basis_points = basis_points;
+        let is_due = self.told.is_none_or(|told| now.saturating_duration_since(told) >= Self::REPEAT);
+        if basis_points >= Self::HIGH && is_due {
+            self.told = Some(now);
+            return Some(MoqEvent::LossHigh { relay: relay.to_string(), basis_points });
         }
-        if self.is_high && basis_points < Self::NORMAL {
-            self.is_high = false;
-            return Some(MoqEvent::LossNormal { relay });
+        if basis_points < Self::NORMAL && self.told.take().is_some() {
+            return Some(MoqEvent::LossNormal { relay: relay.to_string() });
         }
         None
     }
 
     /// Returns whether the loss is high now.
     pub(crate) fn is_high(&self) -> bool {
-        self.is_high
+        self.told.is_some()
+    }
+
+    /// Returns the loss of the last window, in hundredths of a percent.
+    pub(crate) fn basis_points(&self) -> u32 {
+        u32::try_from(self.basis_points).unwrap_or(u32::MAX)
     }
 }
 
@@ -232,6 +244,25 @@ mod tests {
         assert_eq!(at(20, 40_000, 400), Some(MoqEvent::LossNormal { relay: "relay-a:443".to_owned() }));
         assert_eq!(at(25, 100, 0), None); // another connection
         assert!(!watch.is_high());
+    }
+
+    #[test]
+    fn loss_that_stays_high_is_told_once_a_minute() {
+        let relay: RelayAddress = "relay-a".parse().unwrap();
+        let mut watch = LossWatch::default();
+        let start = Instant::now();
+        let mut told = Vec::new();
+        for window in 0..30_u64 {
+            let at = start + Duration::from_secs(5 * window);
+            // 2 % at first, and 3 % from the tenth window on.
+            let lost = 20 * window + 10 * window.saturating_sub(9);
+            if let Some(event) = watch.observe(at, 1000 * window, lost, &relay) {
+                told.push((5 * window, event));
+            }
+        }
+        let high = |basis_points| MoqEvent::LossHigh { relay: "relay-a:443".to_owned(), basis_points };
+        assert_eq!(told, [(5, high(200)), (65, high(300)), (125, high(300))]);
+        assert_eq!(watch.basis_points(), 300);
     }
 
     #[test]

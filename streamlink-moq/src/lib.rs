@@ -54,7 +54,7 @@
 //! | what no leg brings within `wait` (1 s) | it is given up, counted, and told as [`MoqEvent::Lost`] |
 //!
 //! Where a leg loses more than about 1 % of its packets, QUIC no longer makes up for it in time, and
-//! [`MoqEvent::LossHigh`] says so: such a region is better fed by SRT.
+//! [`MoqEvent::LossHigh`] says so: such a region is better fed by SRT, see [`SrtLink`].
 //!
 //! # Parts
 //!
@@ -79,6 +79,7 @@ pub mod placement;
 mod publish;
 mod region;
 pub mod seal;
+mod srt_link;
 pub mod status;
 mod subscribe;
 mod track_watch;
@@ -93,6 +94,7 @@ pub use lease::Lease;
 pub use node::{Node, NodeEvent, NodeOptions, NodeState};
 pub use publish::{Publication, PublicationStats, PublishSettings, RelayStats};
 pub use region::{Cluster, RegionLinkOptions, region_link};
+pub use srt_link::{SrtLink, SrtTarget};
 pub use subscribe::{Incoming, IncomingStats, LegStats, SubscribeSettings};
 pub use transport::{
     Announcement, Announcements, Broadcast, GroupReader, GroupWriter, LinkSettings, LinkState, LinkStats, LinkStatus,

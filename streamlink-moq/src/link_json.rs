@@ -1,9 +1,9 @@
 //! Settings of a region's link as JSON, for hosts that take them from a file or over the C ABI.
 
-use crate::{Error, LinkSettings, RegionLinkOptions, Token};
+use crate::{Error, LinkSettings, RegionLinkOptions, SrtLink, Token};
 use serde::Deserialize;
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
-use streamlink_core::PeerText;
+use streamlink_core::{Latency, PeerText};
 
 /// Range of the interval of keep-alive packets, in milliseconds.
 const KEEP_ALIVE: RangeInclusive<u64> = 10..=10_000;
@@ -28,6 +28,32 @@ struct Form {
     idle_timeout_ms: Option<u64>,
     connect_timeout_ms: Option<u64>,
     cost: Option<u64>,
+    srt: Option<SrtForm>,
+}
+
+/// Form of the settings of media over SRT.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SrtForm {
+    bind: SocketAddr,
+    addresses: Vec<String>,
+    latency_ms: Option<u16>,
+    allow: Option<String>,
+}
+
+impl SrtForm {
+    fn read(self) -> Result<SrtLink, Error> {
+        let mut link = SrtLink::new(self.bind, self.addresses)?;
+        if let Some(millis) = self.latency_ms {
+            let latency = Latency::from_millis(millis);
+            link = link.latency(latency.map_err(|_| settings("`srt.latency_ms` is outside 0 to 10000 ms"))?);
+        }
+        if let Some(text) = self.allow {
+            let allow = text.parse();
+            link = link.allow(allow.map_err(|_| settings("`srt.allow` is not a list of CIDR blocks"))?);
+        }
+        Ok(link)
+    }
 }
 
 impl RegionLinkOptions {
@@ -45,6 +71,14 @@ impl RegionLinkOptions {
     /// | `keep_alive_ms` | interval of keep-alive packets (200; 10–10 000) |
     /// | `idle_timeout_ms`, `connect_timeout_ms` | times after which a relay is given up (1000 and 5000; 100–60 000) |
     /// | `cost` | cost of routes over these links (0) |
+    /// | `srt` | object, if the media goes over SRT: see below |
+    ///
+    /// | member of `srt` | value |
+    /// |---|---|
+    /// | `bind` | local address at which nodes call, as in `0.0.0.0:7000`; required |
+    /// | `addresses` | list of 1 to 8 addresses that the nodes call, as in `ingest-a.example.com:7000`; required |
+    /// | `latency_ms` | latency (1200; 0–10 000) |
+    /// | `allow` | addresses from which nodes may call, as in `203.0.113.0/24;198.51.100.7` (any) |
     ///
     /// # Errors
     /// [`Error::Settings`] when the text is not such an object, or a value is out of its range. The error repeats no
@@ -85,7 +119,11 @@ impl RegionLinkOptions {
         if let Some(cost) = form.cost {
             link = link.cost(cost);
         }
-        Ok(Self::new(key).settings(link))
+        let options = Self::new(key).settings(link);
+        match form.srt {
+            Some(srt) => Ok(options.srt(srt.read()?)),
+            None => Ok(options),
+        }
     }
 }
 
@@ -131,6 +169,29 @@ mod tests {
         assert!(shown.contains("a.pem") && shown.contains("100ms") && shown.contains("AABB"), "{shown}");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(RegionLinkOptions::from_json(&format!(r#"{{"key":"{key}"}}"#)).is_ok());
+    }
+
+    #[test]
+    fn link_options_of_media_over_srt_are_read_from_json() {
+        let key = RegionSecretKey::generate().public_key();
+        let with = |srt: &str| RegionLinkOptions::from_json(&format!(r#"{{"key":"{key}","srt":{srt}}}"#));
+        let all = r#"{"bind":"0.0.0.0:7000","addresses":["a.example.com:7000","192.0.2.1:7001"],"latency_ms":1800,
+            "allow":"203.0.113.0/24"}"#;
+        let shown = format!("{:?}", with(all).unwrap());
+        assert!(shown.contains("a.example.com") && shown.contains("7001") && shown.contains("1800"), "{shown}");
+        assert!(with(r#"{"bind":"[::]:7000","addresses":["a.example.com:7000"]}"#).is_ok());
+        for (json, said) in [
+            (r#"{"bind":"0.0.0.0:0","addresses":["a.example.com:7000"]}"#, "port"),
+            (r#"{"bind":"0.0.0.0:7000","addresses":[]}"#, "1 to 8 addresses"),
+            (r#"{"bind":"0.0.0.0:7000","addresses":["a.example.com"]}"#, "an address for media over SRT"),
+            (r#"{"bind":"0.0.0.0:7000"}"#, "missing field `addresses`"),
+            (r#"{"bind":"0.0.0.0:7000","addresses":["a:1"],"latency_ms":10001}"#, "`srt.latency_ms`"),
+            (r#"{"bind":"0.0.0.0:7000","addresses":["a:1"],"allow":"x"}"#, "`srt.allow`"),
+            (r#"{"bind":"0.0.0.0:7000","addresses":["a:1"],"latency":1}"#, "unknown field `latency`"),
+        ] {
+            let error = with(json).unwrap_err().to_string();
+            assert!(error.contains(said), "{json}: {error}");
+        }
     }
 
     #[test]

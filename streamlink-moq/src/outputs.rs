@@ -1,13 +1,22 @@
 //! Description of a flow's outputs in a region, as the flow's publisher seals it for the region's nodes.
 
-use crate::seal::{RegionKeys, RegionPublicKey, SealError};
+use crate::{
+    SrtTarget,
+    seal::{RegionKeys, RegionPublicKey, SealError},
+};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashSet, fmt, time::Duration};
+use std::{collections::HashSet, fmt, net::SocketAddr, time::Duration};
 use streamlink_core::{Bitrate, ConfigErrors, MediaFamily, Output, PeerText};
 use zeroize::Zeroizing;
 
 /// Version of the description.
 const VERSION: u32 = 1;
+/// Version of the description of a flow whose media goes over SRT. Nodes that do not know of that refuse it.
+const VERSION_OF_SRT: u32 = 2;
+/// Maximum number of players to be disconnected.
+const MAX_KICKS: usize = 64;
+/// Maximum length of an SDP, in bytes.
+const MAX_SDP: usize = 64 * 1024;
 /// Maximum number of outputs of a flow in one region.
 pub const MAX_OUTPUTS: usize = 256;
 /// Interval in which a publisher repeats a description.
@@ -32,6 +41,23 @@ pub struct FlowOutputs {
     pub max_bandwidth: Bitrate,
     /// Outputs, in the order in which they came.
     pub outputs: Vec<DescribedOutput>,
+    /// Where nodes call for the media, if it goes over SRT. `None`: over the relays.
+    pub srt: Option<SrtTarget>,
+    /// SDP of a flow of family RTSP whose media goes over SRT. Over relays it is part of the catalog.
+    pub sdp: Option<String>,
+    /// Players to be disconnected once, oldest first: at most 64.
+    pub kicks: Vec<DescribedKick>,
+}
+
+/// Player of an output that is to be disconnected once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribedKick {
+    /// Number of the request, which grows with each one of a publisher.
+    pub number: u64,
+    /// Number of the output.
+    pub output: u64,
+    /// Address of the player.
+    pub peer: SocketAddr,
 }
 
 /// Output of a flow.
@@ -79,7 +105,7 @@ pub enum OutputsError {
         column: usize,
     },
     /// Version of another release.
-    #[error("a description of version {0}; version {VERSION} is read")]
+    #[error("a description of version {0}; versions {VERSION} and {VERSION_OF_SRT} are read")]
     Version(u32),
     /// The description was made for another region or flow than that under whose name it came.
     #[error("a description of flow `{flow}` for region `{region}` under the name of another")]
@@ -112,6 +138,20 @@ struct Description {
     family: String,
     max_bandwidth: u64,
     outputs: Vec<OutputText>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    srt: Option<TargetText>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sdp: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    kicks: Vec<DescribedKick>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TargetText {
+    addresses: Vec<String>,
+    stream_id: String,
+    passphrase: SecretText,
+    latency_ms: u16,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -148,8 +188,14 @@ impl FlowOutputs {
             id: described.id,
             json: SecretText(secret_json(&described.output)),
         };
+        let target = |target: &SrtTarget| TargetText {
+            addresses: target.addresses.iter().map(ToString::to_string).collect(),
+            stream_id: target.stream_id.clone(),
+            passphrase: SecretText(Zeroizing::new(target.passphrase.reveal().to_owned())),
+            latency_ms: target.latency.as_millis(),
+        };
         let description = Description {
-            version: VERSION,
+            version: if self.srt.is_some() { VERSION_OF_SRT } else { VERSION },
             region: self.region.clone(),
             flow: self.flow.clone(),
             publisher: self.publisher,
@@ -157,10 +203,14 @@ impl FlowOutputs {
             family: self.family.to_string(),
             max_bandwidth: self.max_bandwidth.as_bps(),
             outputs: self.outputs.iter().map(text).collect(),
+            srt: self.srt.as_ref().map(target),
+            sdp: self.sdp.clone(),
+            kicks: self.kicks.clone(),
         };
         // Room for all of it at first, so that no piece of a secret is left behind where the buffer grew.
         let texts: usize = description.outputs.iter().map(|output| 2 * output.json.0.len() + 64).sum();
-        let room = 1024 + 2 * texts;
+        let sdp = description.sdp.as_ref().map_or(0, String::len);
+        let room = 16_384 + 2 * (texts + sdp);
         let mut message = Zeroizing::new(Vec::with_capacity(room));
         serde_json::to_writer(&mut *message, &description).map_err(|error| malformed(&error))?;
         Ok(key.seal(&message)?)
@@ -177,7 +227,7 @@ impl FlowOutputs {
         }
         let message = keys.open(envelope)?;
         let Versioned { version } = serde_json::from_slice(&message).map_err(|error| malformed(&error))?;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_OF_SRT {
             return Err(OutputsError::Version(version));
         }
         let description: Description = serde_json::from_slice(&message).map_err(|error| malformed(&error))?;
@@ -197,6 +247,20 @@ impl FlowOutputs {
         if description.max_bandwidth == 0 {
             return Err(OutputsError::OutOfBounds("the maximum bandwidth 0"));
         }
+        let target = |text: TargetText| {
+            let passphrase = text.passphrase.0;
+            SrtTarget::checked(&text.addresses, text.stream_id, &passphrase, text.latency_ms)
+        };
+        let srt = description.srt.map(target).transpose().map_err(OutputsError::OutOfBounds)?;
+        if srt.is_some() != (version == VERSION_OF_SRT) {
+            return Err(OutputsError::OutOfBounds("media over SRT under the version of another kind"));
+        }
+        if description.kicks.len() > MAX_KICKS {
+            return Err(OutputsError::OutOfBounds("more than 64 players to be disconnected"));
+        }
+        if description.sdp.as_ref().is_some_and(|sdp| sdp.len() > MAX_SDP) {
+            return Err(OutputsError::OutOfBounds("an SDP of more than 64 KiB"));
+        }
         let mut ids = HashSet::new();
         let mut names = HashSet::new();
         let mut outputs = Vec::with_capacity(description.outputs.len());
@@ -215,6 +279,9 @@ impl FlowOutputs {
             family,
             max_bandwidth: Bitrate::bps(description.max_bandwidth),
             outputs,
+            srt,
+            sdp: description.sdp,
+            kicks: description.kicks,
         })
     }
 }
@@ -242,6 +309,9 @@ mod tests {
             family: MediaFamily::Datagrams,
             max_bandwidth: Bitrate::mbps(20),
             outputs: urls.iter().enumerate().map(described).collect(),
+            srt: None,
+            sdp: None,
+            kicks: vec![DescribedKick { number: 1, output: 0, peer: ([192, 0, 2, 1], 5000).into() }],
         }
     }
 
@@ -255,6 +325,39 @@ mod tests {
         for secret in ["hunter2", "correct-horse"] {
             assert!(!format!("{opened:?}").contains(secret), "{opened:?}");
             assert!(!sealed.windows(secret.len()).any(|bytes| bytes == secret.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn outputs_say_where_media_goes_over_srt() {
+        let target =
+            |address: &str| SrtTarget::checked(&[address.to_owned()], "0123".to_owned(), "correct-horse-battery", 1200);
+        let sent = FlowOutputs { srt: target("a.example.com:7000").ok(), sdp: Some("v=0".into()), ..outputs() };
+        assert!(sent.srt.is_some());
+        let key = RegionSecretKey::generate();
+        let sealed = sent.seal(&key.public_key()).expect("sealed");
+        let opened = FlowOutputs::open(&sealed, &RegionKeys::new(key.clone()), "eu", "match-day").expect("opened");
+        assert_eq!(opened, sent);
+        assert_ne!(opened, FlowOutputs { srt: target("b.example.com:7000").ok(), ..sent });
+        assert!(!format!("{opened:?}").contains("horse"), "{opened:?}");
+        // A node that does not know of it refuses the version, and does not wait for media on the relays.
+        let text = RegionKeys::new(key.clone()).open(&sealed).expect("opened");
+        let text = String::from_utf8(text.to_vec()).expect("text");
+        assert!(text.starts_with(r#"{"version":2,"#), "{text}");
+        for (from, to) in [
+            (r#""version":2"#, r#""version":1"#),
+            (r#"["a.example.com:7000"]"#, "[]"),
+            (r#"["a.example.com:7000"]"#, r#"["0.0.0.0:7000"]"#),
+            (r#""0123""#, r#""a b""#),
+            ("correct-horse-battery", "short"),
+            ("1200", "10001"),
+        ] {
+            let altered = text.replace(from, to);
+            assert_ne!(altered, text, "{from}");
+            let sealed = key.public_key().seal(altered.as_bytes()).expect("sealed");
+            let keys = RegionKeys::new(key.clone());
+            let error = FlowOutputs::open(&sealed, &keys, "eu", "match-day").expect_err(to).to_string();
+            assert!(error.contains("media over SRT") && !error.contains("horse"), "{error}");
         }
     }
 

@@ -1,11 +1,13 @@
 //! Link of an engine to regions on other machines, over a cluster of MoQ relays.
 
 use crate::{
-    Error, LinkSettings, MoqAddress, Publication, PublishSettings, Relays, TrackOptions, TrackWriter,
+    Error, LinkSettings, MoqAddress, MoqEvent, Publication, PublishSettings, Relays, TrackOptions, TrackWriter,
+    event::LossWatch,
     node::random_number,
-    outputs::{DescribedOutput, FlowOutputs, REPETITION},
+    outputs::{DescribedKick, DescribedOutput, FlowOutputs, REPETITION},
     paths::{Paths, checked_name},
     seal::RegionPublicKey,
+    srt_link::{Hub, SrtLink, SrtSender},
     status::{INTERVAL, StatusMessage, StatusReader},
     track_watch::{News, Watch, Watched},
 };
@@ -20,8 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    Bitrate, InputProtocol, LossReason, MediaFamily, MemberStats, PeerText, RegionFlow, RegionLink, RegionOutput,
-    RegionReporter, RegionTask, RegionUpdate, Tap,
+    Bitrate, Event, InputProtocol, LossReason, MediaFamily, MemberStats, PeerText, RegionFlow, RegionKick, RegionLink,
+    RegionOutput, RegionReporter, RegionTask, RegionUpdate, Tap,
 };
 use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
 
@@ -44,17 +46,25 @@ const REFUSALS: Duration = Duration::from_secs(10);
 pub struct RegionLinkOptions {
     key: RegionPublicKey,
     settings: LinkSettings,
+    srt: Option<SrtLink>,
 }
 
 impl RegionLinkOptions {
     /// Returns the settings of the link to the region with a public key.
     pub fn new(key: RegionPublicKey) -> Self {
-        Self { key, settings: LinkSettings::default() }
+        Self { key, settings: LinkSettings::default(), srt: None }
     }
 
     /// Sets the settings of the links to the relays: certificates, and a token.
     pub fn settings(mut self, settings: LinkSettings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// Sends the media to the nodes of the region over SRT, instead of over the relays. All ingest engines of a flow do
+    /// so, or none.
+    pub fn srt(mut self, srt: SrtLink) -> Self {
+        self.srt = Some(srt);
         self
     }
 }
@@ -68,8 +78,9 @@ impl RegionLinkOptions {
 /// # Errors
 /// When the URL is not valid.
 pub fn region_link(url: &str, options: RegionLinkOptions) -> Result<Arc<dyn RegionLink>, Error> {
-    let RegionLinkOptions { key, settings } = options;
-    Ok(Cluster::new(url.parse()?, settings)?.region(key))
+    let RegionLinkOptions { key, settings, srt } = options;
+    let cluster = Cluster::new(url.parse()?, settings)?;
+    Ok(Arc::new(MoqRegion { cluster: cluster.0, key, srt }))
 }
 
 /// Cluster of relays, which all regions behind it share. Cheap to clone.
@@ -86,6 +97,8 @@ struct Shared {
     relays: Mutex<Weak<Relays>>,
     /// Number of the last description of outputs, of any flow.
     revision: AtomicU64,
+    /// Engine of the listeners for media over SRT, while any flow has one.
+    hub: Mutex<Weak<Hub>>,
     /// Locks of the flows: the region that holds it publishes the media.
     media: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -114,6 +127,7 @@ impl Cluster {
             publisher: random_number()?,
             relays: Mutex::default(),
             revision: AtomicU64::new(0),
+            hub: Mutex::default(),
             media: Mutex::default(),
         })))
     }
@@ -121,7 +135,13 @@ impl Cluster {
     /// Returns the link to the region with a public key, for
     /// [`EngineBuilder::remote_region`](streamlink_core::EngineBuilder::remote_region).
     pub fn region(&self, key: RegionPublicKey) -> Arc<dyn RegionLink> {
-        Arc::new(MoqRegion { cluster: self.0.clone(), key })
+        Arc::new(MoqRegion { cluster: self.0.clone(), key, srt: None })
+    }
+
+    /// Returns the link to a region whose media goes over SRT. Its outputs and reports stay on the relays. All regions of
+    /// the cluster whose settings name one port share it.
+    pub fn srt_region(&self, key: RegionPublicKey, srt: SrtLink) -> Arc<dyn RegionLink> {
+        Arc::new(MoqRegion { cluster: self.0.clone(), key, srt: Some(srt) })
     }
 }
 
@@ -136,6 +156,17 @@ impl Shared {
         let relays = Arc::new(relays);
         *known = Arc::downgrade(&relays);
         Ok(relays)
+    }
+
+    /// Returns the engine of the listeners for media over SRT.
+    fn hub(&self) -> Result<Arc<Hub>, Error> {
+        let mut known = lock(&self.hub);
+        if let Some(hub) = known.upgrade() {
+            return Ok(hub);
+        }
+        let hub = Arc::new(Hub::new()?);
+        *known = Arc::downgrade(&hub);
+        Ok(hub)
     }
 
     fn media_lock(&self, flow: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -154,13 +185,15 @@ impl Shared {
 struct MoqRegion {
     cluster: Arc<Shared>,
     key: RegionPublicKey,
+    srt: Option<SrtLink>,
 }
 
 impl RegionLink for MoqRegion {
     fn run(&self, flow: RegionFlow) -> RegionTask {
         let cluster = self.cluster.clone();
         let key = self.key.clone();
-        Box::pin(async move { carry(cluster, key, flow).await.map_err(failure) })
+        let srt = self.srt.clone();
+        Box::pin(async move { carry(cluster, key, srt, flow).await.map_err(failure) })
     }
 }
 
@@ -169,7 +202,12 @@ fn failure(error: Error) -> LossReason {
 }
 
 /// Carries a flow to its region until it has left it.
-async fn carry(cluster: Arc<Shared>, key: RegionPublicKey, flow: RegionFlow) -> Result<(), Error> {
+async fn carry(
+    cluster: Arc<Shared>,
+    key: RegionPublicKey,
+    srt: Option<SrtLink>,
+    flow: RegionFlow,
+) -> Result<(), Error> {
     let RegionFlow { name, region, input, family, tap, mut updates, reporter, .. } = flow;
     checked_name("a flow name", &name)?;
     checked_name("a region name", &region)?;
@@ -179,7 +217,17 @@ async fn carry(cluster: Arc<Shared>, key: RegionPublicKey, flow: RegionFlow) -> 
     let sdp = Arc::new(Mutex::new(None));
     // Tasks that end with this one.
     let mut tasks = JoinSet::new();
-    tasks.spawn(publish_media(cluster.clone(), relays.clone(), name.clone(), tap, input, sdp.clone()));
+    let srt = match srt {
+        Some(settings) => {
+            let sender = SrtSender::start(cluster.hub()?, &settings, &name).await?;
+            tasks.spawn(sender.feed(family, tap, reporter.clone())?);
+            Some(sender)
+        }
+        None => {
+            tasks.spawn(publish_media(cluster.clone(), relays.clone(), name.clone(), tap, input, sdp.clone()));
+            None
+        }
+    };
     let (sender, mut messages) = mpsc::channel(QUEUE);
     for (relay, link) in relays.links().iter().enumerate() {
         let prefix = cluster.paths.all_status(&region, &name);
@@ -193,6 +241,7 @@ async fn carry(cluster: Arc<Shared>, key: RegionPublicKey, flow: RegionFlow) -> 
     }
     let mut link = FlowLink {
         legs: relays.links().iter().map(|_| None).collect(),
+        losses: relays.links().iter().map(|_| LossWatch::default()).collect(),
         reader: StatusReader::new(cluster.publisher),
         cluster,
         key,
@@ -201,6 +250,7 @@ async fn carry(cluster: Arc<Shared>, key: RegionPublicKey, flow: RegionFlow) -> 
         family,
         reporter,
         relays,
+        srt,
         track,
         revision: 0,
         sealed: None,
@@ -230,6 +280,7 @@ async fn carry(cluster: Arc<Shared>, key: RegionPublicKey, flow: RegionFlow) -> 
                 }
             },
             Some(message) = messages.recv() => link.take_status(message),
+            event = next_event(&mut link.srt) => link.take_srt_event(event),
             Some(result) = tasks.join_next() => {
                 // Watches end with their links, and the media with its flow. Anything else is a failure.
                 if end.is_none() && let Ok(Err(error)) = result {
@@ -242,6 +293,18 @@ async fn carry(cluster: Arc<Shared>, key: RegionPublicKey, flow: RegionFlow) -> 
             // Dropping the broadcast withdraws it; the empty list before says that this is the end.
             return Ok(());
         }
+    }
+}
+
+fn described_kick(kick: &RegionKick) -> DescribedKick {
+    DescribedKick { number: kick.number, output: kick.output, peer: kick.peer }
+}
+
+/// Waits for the next event of the listener for media over SRT; for ever, if there is none.
+async fn next_event(srt: &mut Option<SrtSender>) -> Event {
+    match srt {
+        Some(sender) => sender.next_event().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -286,6 +349,8 @@ struct FlowLink {
     family: MediaFamily,
     reporter: RegionReporter,
     relays: Arc<Relays>,
+    /// Listener for the media, if it goes over SRT.
+    srt: Option<SrtSender>,
     track: TrackWriter,
     reader: StatusReader,
     revision: u64,
@@ -297,6 +362,8 @@ struct FlowLink {
     removed: BTreeMap<u64, u64>,
     /// Connected links, each with the time of its connection.
     legs: Vec<Option<Instant>>,
+    /// Losses of the links.
+    losses: Vec<LossWatch>,
     last_heard: Instant,
     last_refusal: Option<Instant>,
 }
@@ -310,6 +377,9 @@ impl FlowLink {
         let ids: BTreeSet<u64> = outputs.iter().map(|output| output.id()).collect();
         self.removed.extend(self.ids.difference(&ids).map(|id| (*id, self.revision)));
         self.ids = ids;
+        if let (Some(sender), Some(update)) = (&self.srt, update) {
+            sender.set_bandwidth(update.max_bandwidth);
+        }
         let described = |output: &RegionOutput| DescribedOutput { id: output.id(), output: output.output().clone() };
         let description = FlowOutputs {
             region: self.region.clone(),
@@ -319,6 +389,9 @@ impl FlowLink {
             family: self.family,
             max_bandwidth: update.map_or(Bitrate::mbps(1), |update| update.max_bandwidth),
             outputs: outputs.iter().map(described).collect(),
+            srt: self.srt.as_ref().map(|sender| sender.target().clone()),
+            sdp: update.and_then(|update| update.sdp.clone()).filter(|_| self.srt.is_some()),
+            kicks: update.map(|update| update.kicks.iter().map(described_kick).collect()).unwrap_or_default(),
         };
         let sealed = description.seal(&self.key).map_err(|error| Error::Settings(error.to_string().into()))?;
         let sealed = Bytes::from(sealed);
@@ -359,7 +432,18 @@ impl FlowLink {
         for notice in news.notices {
             self.reporter.notice(notice);
         }
+        for loss in news.losses {
+            let leg = format!("{} to node {}", loss.leg, PeerText::new(&node.id));
+            self.reporter.leg_lossy(&leg, loss.basis_points, Duration::from_millis(loss.round_trip_ms.into()));
+        }
         self.settle_removed(now);
+    }
+
+    /// Takes an event of the listener for media over SRT.
+    fn take_srt_event(&mut self, event: Event) {
+        if let Some(sender) = &mut self.srt {
+            sender.tell(event, &self.reporter);
+        }
     }
 
     fn refuse(&mut self, now: Instant, reason: &str) {
@@ -381,7 +465,8 @@ impl FlowLink {
         let now = Instant::now();
         let mut reason = None;
         let mut shown = Vec::new();
-        for (link, leg) in self.relays.links().iter().zip(&mut self.legs) {
+        let watches = self.legs.iter_mut().zip(&mut self.losses);
+        for (link, (leg, loss)) in self.relays.links().iter().zip(watches) {
             let status = link.status();
             let relay = link.address().to_string();
             if status.is_connected() && leg.is_none() {
@@ -399,10 +484,17 @@ impl FlowLink {
                 stats.lost = figures.packets_lost;
                 let millis = figures.rtt_ms.filter(|rtt| rtt.is_finite() && *rtt >= 0.0).unwrap_or_default();
                 stats.round_trip = Duration::from_secs_f64(millis.min(60_000.0) / 1000.0);
+                // What goes over the relays of a region with media over SRT is small, and waits for nothing.
+                let event = loss.observe(now, stats.packets, stats.lost, link.address()).filter(|_| self.srt.is_none());
+                if let Some(MoqEvent::LossHigh { .. }) = event {
+                    self.reporter.leg_lossy(&stats.address, loss.basis_points(), stats.round_trip);
+                }
+                stats.recent_loss = loss.basis_points();
             }
             shown.push(stats);
             reason = reason.or(status.last_error);
         }
+        shown.extend(self.srt.iter().flat_map(SrtSender::legs));
         self.reporter.legs(shown);
         self.repeat(now);
         if self.legs.iter().all(Option::is_none) {

@@ -3,7 +3,7 @@
 //! A node publishes the whole state each second, and at once after an event; the newest message replaces the one before.
 //! Events are numbered and repeated for some seconds, so that none is lost with a message, and none is told twice.
 
-use crate::membership::NodeKey;
+use crate::{MAX_RELAYS, membership::NodeKey};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -65,6 +65,22 @@ pub struct StatusMessage {
     pub events: Vec<NumberedEvent>,
     /// Present faults of the flow at the node.
     pub notices: Vec<PeerText>,
+    /// Relays from which the node receives too little of the flow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<LegLoss>,
+}
+
+/// Measured loss of a leg from a relay to a node, above what QUIC makes up for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegLoss {
+    /// Address of the relay.
+    pub leg: PeerText,
+    /// Number of the measurement, from 1. Each one is told once.
+    pub number: u64,
+    /// Share of the objects that the leg has not brought, in hundredths of a percent.
+    pub basis_points: u32,
+    /// Round trip time to the relay, in milliseconds; 0 if it is not known.
+    pub round_trip_ms: u32,
 }
 
 /// Revision of a description that a node has put into effect.
@@ -177,6 +193,9 @@ impl StatusMessage {
         if message.notices.len() > MAX_NOTICES {
             return Err(StatusError::TooMany("remarks"));
         }
+        if message.losses.len() > MAX_RELAYS {
+            return Err(StatusError::TooMany("lossy legs"));
+        }
         Ok(message)
     }
 }
@@ -193,6 +212,7 @@ pub struct StatusWriter {
     events: VecDeque<(Instant, NumberedEvent)>,
     last: Option<Instant>,
     has_news: bool,
+    losses: Vec<LegLoss>,
 }
 
 impl StatusWriter {
@@ -208,6 +228,7 @@ impl StatusWriter {
             events: VecDeque::new(),
             last: None,
             has_news: false,
+            losses: Vec::new(),
         }
     }
 
@@ -224,6 +245,13 @@ impl StatusWriter {
     /// Reports that the outputs or the revisions have changed, so that a message is due soon.
     pub fn changed(&mut self) {
         self.has_news = true;
+    }
+
+    /// Sets the present losses, of which messages hold those of the first 8 legs.
+    pub fn losses(&mut self, mut losses: Vec<LegLoss>) {
+        losses.truncate(MAX_RELAYS);
+        self.has_news |= losses != self.losses;
+        self.losses = losses;
     }
 
     /// Returns `true` if a message is due.
@@ -255,6 +283,7 @@ impl StatusWriter {
             outputs,
             events: self.events.iter().map(|(_, event)| event.clone()).collect(),
             notices: notices.into_iter().take(MAX_NOTICES).collect(),
+            losses: self.losses.clone(),
         }
     }
 }
@@ -270,6 +299,8 @@ pub struct StatusNews {
     pub missed_events: u64,
     /// Remarks that were not told in the message before.
     pub notices: Vec<PeerText>,
+    /// Losses that were not told in the message before.
+    pub losses: Vec<LegLoss>,
 }
 
 /// Last message of a node, as a publisher keeps it.
@@ -282,6 +313,7 @@ struct LastMessage {
     revision: u64,
     ids: BTreeSet<u64>,
     notices: Vec<PeerText>,
+    losses: Vec<LegLoss>,
 }
 
 /// Reader of the messages of all nodes of a region about one flow, for one publisher.
@@ -328,6 +360,10 @@ impl StatusReader {
         }
         let told = last.map(|last| last.notices.as_slice()).unwrap_or_default();
         news.notices = message.notices.iter().filter(|notice| !told.contains(notice)).cloned().collect();
+        let measured = last.map(|last| last.losses.as_slice()).unwrap_or_default();
+        let is_new =
+            |loss: &&LegLoss| !measured.iter().any(|known| known.leg == loss.leg && known.number == loss.number);
+        news.losses = message.losses.iter().filter(is_new).cloned().collect();
         let mut ids = BTreeSet::new();
         for output in message.outputs {
             let Some(id) = self.own(&output.ids) else { continue };
@@ -345,6 +381,7 @@ impl StatusReader {
             revision: seen.map_or(0, |seen| seen.revision),
             ids,
             notices: message.notices,
+            losses: message.losses,
         };
         self.nodes.insert(message.node, last);
         Some(news)
@@ -391,6 +428,30 @@ mod tests {
 
     fn read(message: &StatusMessage) -> Result<StatusMessage, StatusError> {
         StatusMessage::from_bytes(&message.to_bytes(), "eu", "f", &key())
+    }
+
+    #[test]
+    fn status_tells_each_measured_loss_once() {
+        let start = Instant::now();
+        let mut writer = StatusWriter::new("eu", "f", &key(), 1);
+        let mut reader = StatusReader::new(8);
+        let loss = |number| LegLoss { leg: "relay-a:443".into(), number, basis_points: 250, round_trip_ms: 150 };
+        let mut told = |losses: Vec<LegLoss>| {
+            writer.losses(losses);
+            let message = read(&writer.message(start, vec![], vec![], [])).expect("read");
+            reader.take(start, message).expect("news").losses
+        };
+        assert_eq!(told(vec![]), []);
+        assert_eq!(told(vec![loss(1)]), [loss(1)]);
+        assert_eq!(told(vec![loss(1)]), []);
+        assert_eq!(told(vec![loss(2)]), [loss(2)]);
+        assert_eq!(told(vec![]), []);
+        let mut message = writer.message(start, vec![], vec![], []);
+        message.losses = (0..9).map(loss).collect();
+        assert_eq!(read(&message).err(), Some(StatusError::TooMany("lossy legs")));
+        // Nodes of the release before have no such list.
+        let text = String::from_utf8(writer.message(start, vec![], vec![], []).to_bytes()).expect("text");
+        assert!(!text.contains("losses"), "{text}");
     }
 
     #[test]

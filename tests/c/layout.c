@@ -168,6 +168,7 @@ int main(void)
     FIELD(streamlink_member_stats, dropped);
     FIELD(streamlink_member_stats, round_trip_us);
     FIELD(streamlink_member_stats, active);
+    FIELD(streamlink_member_stats, recent_loss);
     SIZE(streamlink_refusal_stats);
     FIELD(streamlink_refusal_stats, size);
     FIELD(streamlink_refusal_stats, reason);
@@ -272,6 +273,7 @@ int main(void)
     NUMBER(STREAMLINK_EVENT_KIND_REGION_LEG_LOST);
     NUMBER(STREAMLINK_EVENT_KIND_REGION_NOTICE);
     NUMBER(STREAMLINK_EVENT_KIND_GAP_GIVEN_UP);
+    NUMBER(STREAMLINK_EVENT_KIND_REGION_LEG_LOSSY);
     NUMBER(STREAMLINK_EVENT_KIND_MEMBER_ADDED);
     NUMBER(STREAMLINK_EVENT_KIND_MEMBER_REMOVED);
     NUMBER(STREAMLINK_STATE_IDLE);

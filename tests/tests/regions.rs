@@ -187,6 +187,7 @@ fn remote_output_waits_for_its_region_until_it_is_reported() {
     let mut leg = MemberStats::new("relay-a:443");
     leg.connected_for = Some(Duration::from_secs(1));
     leg.packets = 7;
+    leg.recent_loss = 231;
     reporter.legs(vec![leg]);
     reporter.leg_lost("relay-b:443", LossReason::TimedOut);
     let shown = output(&flow, "a");
@@ -199,16 +200,33 @@ fn remote_output_waits_for_its_region_until_it_is_reported() {
         _ => None,
     });
     assert_eq!(leg, "relay-b:443");
+    reporter.leg_lossy("relay-a:443", 231, Duration::from_millis(152));
+    let lossy = wait_for_event(&flow, &engine, |event| match event {
+        Event::RegionLegLossy { .. } => Some(event),
+        _ => None,
+    });
+    assert_eq!(
+        lossy.to_string(),
+        "leg relay-a:443 to region `eu` loses 2.31 % of its packets at a round trip of 152 ms, more than QUIC makes up \
+         for: its media is better carried over SRT"
+    );
+    assert_eq!(
+        serde_json::to_value(lossy).unwrap(),
+        serde_json::json!({ "event": "region_leg_lossy", "region": "eu", "leg": "relay-a:443", "basis_points": 231,
+            "round_trip_ms": 152.0 })
+    );
 
     let json: serde_json::Value = serde_json::to_value(flow.stats()).unwrap();
     assert_eq!(json["outputs"][0]["state"], "connected");
     assert_eq!(json["outputs"][0]["node"], "node-1");
     assert_eq!(json["regions"][0]["legs"][0]["address"], "relay-a:443");
+    assert_eq!(json["regions"][0]["legs"][0]["recent_loss"], 231);
     let metrics = engine.metrics();
     for line in [
         "streamlink_packets_total{flow=\"f\",role=\"output\",endpoint=\"a\",protocol=\"SRT\"} 7",
         "streamlink_region_connected{flow=\"f\",region=\"eu\"} 1.0",
         "streamlink_region_leg_packets_total{flow=\"f\",region=\"eu\",leg=\"relay-a:443\"} 7",
+        "streamlink_region_leg_loss_ratio{flow=\"f\",region=\"eu\",leg=\"relay-a:443\"} 0.0231",
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
@@ -342,9 +360,42 @@ fn remote_output_edits_reach_the_link() {
     run.flow.reporter.output(id, "node", stats);
     let urls = flow.playback_urls();
     assert!(urls.contains(&("guests".to_owned(), "srt://203.0.113.9:7000".to_owned())), "{urls:?}");
-    assert!(engine.block_on(flow.kick_player("guests", "192.0.2.1:1".parse().unwrap())).is_err());
     let configuration = flow.configuration();
     assert_eq!(configuration.outputs[0].region.as_deref(), Some("eu"));
+}
+
+#[test]
+fn remote_player_is_disconnected_by_its_node() {
+    let (engine, runs) = engine();
+    let flow = start(&engine, vec![Output::from(Output::srt_listener("guests", "127.0.0.1:0")).region("eu")]);
+    let mut run = next_run(&runs);
+    let id = update(&engine, &mut run).unwrap().outputs[0].id();
+    let peer: std::net::SocketAddr = "192.0.2.1:5000".parse().unwrap();
+    let error = engine.block_on(flow.kick_player("guests", peer)).unwrap_err();
+    assert!(error.to_string().contains("192.0.2.1:5000"), "{error}");
+
+    let reporter = run.flow.reporter.clone();
+    let mut stats = reported(State::Connected, 1);
+    stats.players = serde_json::from_value(serde_json::json!([{ "peer": peer, "connected_ms": 1000, "bytes": 1,
+        "packets": 1, "retransmitted": 0, "lost": 0, "dropped": 0, "round_trip_ms": 0 }]))
+    .unwrap();
+    reporter.output(id, "node", stats.clone());
+    let kicking = std::thread::spawn({
+        let (engine, flow) = (engine.clone(), flow.clone());
+        move || engine.block_on(flow.kick_player("guests", peer))
+    });
+    let kick = loop {
+        if let Some(kick) = update(&engine, &mut run).unwrap().kicks.first() {
+            break *kick;
+        }
+    };
+    assert_eq!((kick.output, kick.peer), (id, peer));
+    // The player is there until its node says that it has gone.
+    reporter.output(id, "node", stats.clone());
+    assert!(!kicking.is_finished());
+    stats.players.clear();
+    reporter.output(id, "node", stats);
+    kicking.join().unwrap().unwrap();
 }
 
 #[test]

@@ -240,6 +240,8 @@ pub struct MemberStats {
     /// Round trip time.
     #[cfg_attr(feature = "serde", serde(rename = "round_trip_ms", with = "crate::serial::millis"))]
     pub round_trip: Duration,
+    /// Loss over the last seconds, in hundredths of a percent, of a leg of a region whose link measures it; otherwise 0.
+    pub recent_loss: u32,
 }
 
 impl MemberStats {

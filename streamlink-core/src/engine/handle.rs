@@ -327,33 +327,35 @@ impl FlowHandle {
 
     /// Disconnects a player of an output that listens, by its address as in [`PlayerStats`](crate::PlayerStats). The
     /// player may reconnect; use an allowlist to prevent that. For code that the library runs, it is disconnected soon
-    /// after, if it is in the statistics.
+    /// after, if it is in the statistics. Where the output runs in a region on other machines, this waits until its node
+    /// reports that the player has gone.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is no such output, or no such player of it; [`Error::Config`] when the output runs in
-    /// a region on other machines.
+    /// [`Error::NotFound`] when there is no such output, or no such player of it; [`Error::Config`] when the node of a
+    /// region on other machines has not disconnected it within 5 s.
     pub async fn kick_player(&self, output: &str, peer: SocketAddr) -> Result<(), Error> {
         self.0.running.alive()?;
         let entry = self.0.running.outputs().iter().find(|o| o.status.is_named(output)).map(|o| match &o.end {
-            OutputEnd::Listener(entry) => Ok(Some(entry.clone())),
-            OutputEnd::Remote(remote) => {
-                let problem = format!(
-                    "it runs in region `{}`, whose players are disconnected by its allowlist only",
-                    remote.region()
-                );
-                Err(config("output", ConfigErrorKind::Conflict(problem)))
-            }
-            _ => Ok(None),
+            OutputEnd::Listener(entry) => (Some(entry.clone()), None),
+            OutputEnd::Remote(remote) => (None, Some((remote.region().to_owned(), remote.kick(peer)))),
+            _ => (None, None),
         });
-        let entry = entry.ok_or_else(|| not_found("output", output))??;
-        let kicked = match entry {
+        let (entry, remote) = entry.ok_or_else(|| not_found("output", output))?;
+        let kicked = match (entry, remote) {
+            (_, Some((region, Some(pending)))) => {
+                if !lock::is_on_task() && !pending.finished().await {
+                    let problem = format!("its node in region `{region}` has not disconnected {peer} within 5 s");
+                    return Err(config("output", ConfigErrorKind::Conflict(problem)));
+                }
+                true
+            }
             // The port may be what runs the caller, so its answer is not waited for.
-            Some(entry) if lock::is_on_task() => {
+            (Some(entry), _) if lock::is_on_task() => {
                 self.0.running.tasks.runtime.spawn(lock::task(async move { entry.kick(peer).await }));
                 self.0.running.has_player(output, peer)
             }
-            Some(entry) => entry.kick(peer).await,
-            None => false,
+            (Some(entry), _) => entry.kick(peer).await,
+            _ => false,
         };
         if kicked { Ok(()) } else { Err(not_found("player", &peer.to_string())) }
     }

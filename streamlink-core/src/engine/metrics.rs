@@ -108,6 +108,9 @@ const LEG_COUNTERS: &Table<MemberStats, u64> = &[
 const LEG_GAUGES: &Table<MemberStats, f64> = &[
     ("region_leg_connected", "Whether a leg is connected", |m| flag(m.connected_for.is_some())),
     ("region_leg_round_trip_seconds", "Round trip time of a leg", |m| seconds(m.round_trip)),
+    ("region_leg_loss_ratio", "Share of the packets of a leg that were lost over the last seconds", |m| {
+        f64::from(m.recent_loss) / 10_000.0
+    }),
 ];
 
 const ERROR_GAUGES: &Table<LastError, f64> = &[(

@@ -24,7 +24,9 @@ mod unknown_protocol_tests;
 
 pub use edit::{Applied, OutputEdit, SourceEdit};
 pub use handle::FlowHandle;
-pub use region::{RegionFlow, RegionLink, RegionOutput, RegionReporter, RegionTask, RegionUpdate, RegionUpdates};
+pub use region::{
+    RegionFlow, RegionKick, RegionLink, RegionOutput, RegionReporter, RegionTask, RegionUpdate, RegionUpdates,
+};
 pub use stats::{EndpointStats, FlowStats, RegionStats};
 
 use crate::{

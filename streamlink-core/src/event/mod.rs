@@ -283,6 +283,19 @@ pub enum Event {
         /// Reason.
         reason: LossReason,
     },
+    /// A leg of the link to a region loses more packets than QUIC makes up for in time, about 1 %: the region's media is
+    /// better carried over SRT. Told when that begins, and once a minute while it lasts, each time with what was measured.
+    RegionLegLossy {
+        /// The region's name.
+        region: String,
+        /// Address of the leg.
+        leg: PeerText,
+        /// Loss of the last seconds, in hundredths of a percent.
+        basis_points: u32,
+        /// Round trip time; 0 if it is not known.
+        #[cfg_attr(feature = "serde", serde(rename = "round_trip_ms", with = "crate::serial::millis"))]
+        round_trip: Duration,
+    },
     /// Remark of the link to a region.
     RegionNotice {
         /// The region's name.
@@ -424,6 +437,14 @@ impl fmt::Display for Event {
             }
             Event::RegionLegConnected { region, leg } => write!(f, "leg {leg} to region `{region}` connected"),
             Event::RegionLegLost { region, leg, reason } => write!(f, "leg {leg} to region `{region}` lost: {reason}"),
+            Event::RegionLegLossy { region, leg, basis_points, round_trip } => {
+                let percent = f64::from(*basis_points) / 100.0;
+                write!(f, "leg {leg} to region `{region}` loses {percent:.2} % of its packets")?;
+                if !round_trip.is_zero() {
+                    write!(f, " at a round trip of {} ms", round_trip.as_millis())?;
+                }
+                f.write_str(", more than QUIC makes up for: its media is better carried over SRT")
+            }
             Event::RegionNotice { region, text } => write!(f, "region `{region}`: {text}"),
             Event::Missed { count } => write!(f, "{} missed", counted(*count, "event")),
         }

@@ -369,6 +369,8 @@ impl Agent {
             status_path: self.paths.status(region, name, &self.key),
             desired: receiver,
             status: StatusWriter::new(region, name, &self.key, self.runs),
+            media_faults: Vec::new(),
+            kicked: BTreeMap::new(),
         };
         self.runners.spawn(runner.run());
         KnownFlow { published, desired: sender, stopped: generation, stopped_round: 0 }

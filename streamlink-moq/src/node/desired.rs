@@ -2,12 +2,14 @@
 
 use crate::{
     membership::Membership,
-    outputs::{DescribedOutput, FlowOutputs, secret_json},
+    outputs::{DescribedKick, DescribedOutput, FlowOutputs, secret_json},
     placement::{Exclusivity, OutputId},
+    srt_link::SrtMedia,
     status::{MAX_PUBLISHERS, PublishedId, SeenRevision},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 use streamlink_core::{Bitrate, MediaFamily, Output};
@@ -101,6 +103,29 @@ impl PublishedFlow {
         outputs
     }
 
+    /// Returns the players that are to be disconnected, with the names of their outputs.
+    fn kicks(&self) -> Vec<DesiredKick> {
+        let mut kicks = Vec::new();
+        for (publisher, known) in &self.publishers {
+            let outputs = &known.outputs;
+            for DescribedKick { number, output, peer } in outputs.kicks.iter().copied() {
+                let Some(described) = outputs.outputs.iter().find(|described| described.id == output) else { continue };
+                let output = described.output.name().to_owned();
+                kicks.push(DesiredKick { publisher: *publisher, number, output, peer });
+            }
+        }
+        kicks
+    }
+
+    /// Returns where the media comes from over SRT; `None` if it comes over the relays.
+    fn srt(&self) -> Option<SrtMedia> {
+        let known = || self.publishers.iter().map(|(publisher, known)| (*publisher, &known.outputs));
+        let targets: BTreeMap<_, _> = known().filter_map(|(id, outputs)| Some((id, outputs.srt.clone()?))).collect();
+        let max_bandwidth = known().map(|(_, outputs)| outputs.max_bandwidth).max()?;
+        let sdp = known().find_map(|(_, outputs)| outputs.sdp.clone());
+        (!targets.is_empty()).then_some(SrtMedia { targets, sdp, max_bandwidth })
+    }
+
     /// Returns what this node is to run. `may_run` says whether the host's lease of an exclusive output is held.
     pub(super) fn desired(
         &self,
@@ -117,6 +142,8 @@ impl PublishedFlow {
             is_warm: false,
             outputs: BTreeMap::new(),
             seen: Vec::new(),
+            srt: self.srt(),
+            kicks: self.kicks(),
         };
         for (publisher, known) in &self.publishers {
             desired.seen.push(SeenRevision { publisher: *publisher, revision: known.outputs.revision });
@@ -157,6 +184,21 @@ pub(super) struct Desired {
     pub(super) is_warm: bool,
     pub(super) outputs: BTreeMap<String, DesiredOutput>,
     pub(super) seen: Vec<SeenRevision>,
+    /// Media over SRT; `None`: over the relays.
+    pub(super) srt: Option<SrtMedia>,
+    /// Players to be disconnected once.
+    pub(super) kicks: Vec<DesiredKick>,
+}
+
+/// Player that is to be disconnected once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DesiredKick {
+    pub(super) publisher: u64,
+    /// Number of the publisher's request.
+    pub(super) number: u64,
+    /// Name of the output.
+    pub(super) output: String,
+    pub(super) peer: SocketAddr,
 }
 
 impl Desired {
@@ -165,6 +207,8 @@ impl Desired {
         let key = |desired: &Self| (desired.generation, desired.family, desired.max_bandwidth, desired.is_warm);
         key(self) == key(other)
             && self.seen == other.seen
+            && self.srt == other.srt
+            && self.kicks == other.kicks
             && self.outputs.len() == other.outputs.len()
             && self.outputs.iter().zip(&other.outputs).all(|((name, a), (other_name, b))| {
                 name == other_name && a.json_hash == b.json_hash && a.ids == b.ids && a.is_primary == b.is_primary
@@ -206,6 +250,9 @@ mod tests {
             family: MediaFamily::Datagrams,
             max_bandwidth: Bitrate::mbps(5),
             outputs: names.iter().enumerate().map(described).collect(),
+            srt: None,
+            sdp: None,
+            kicks: Vec::new(),
         }
     }
 

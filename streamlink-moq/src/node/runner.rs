@@ -2,11 +2,11 @@
 
 use super::{
     NodeEvent,
-    desired::{Desired, DesiredOutput},
+    desired::{Desired, DesiredKick, DesiredOutput},
 };
 use crate::{
-    Broadcast, Incoming, Relays, TrackOptions, TrackWriter,
-    media::{Fence, receive},
+    Broadcast, Relays, TrackOptions, TrackWriter,
+    media::{Fence, Media, Receivers},
     status::{OutputStatus, StatusWriter},
 };
 use std::{
@@ -65,6 +65,10 @@ pub(super) struct Runner {
     pub(super) status_path: String,
     pub(super) desired: watch::Receiver<Desired>,
     pub(super) status: StatusWriter,
+    /// Faults of the media that were told.
+    pub(super) media_faults: Vec<PeerText>,
+    /// Number of the last request of each publisher to disconnect a player.
+    pub(super) kicked: BTreeMap<u64, u64>,
 }
 
 /// Reason why the local flow cannot run.
@@ -82,7 +86,7 @@ enum Fault {
 struct Local {
     handle: FlowHandle,
     events: Events,
-    _media: Incoming,
+    media: Media,
     family: MediaFamily,
     max_bandwidth: Bitrate,
     outputs: BTreeMap<String, DesiredOutput>,
@@ -117,6 +121,7 @@ impl Runner {
                     if retry_at.is_some_and(|at| Instant::now() >= at) {
                         retry_at = self.apply(&mut local, &mut faults).await;
                     }
+                    self.take_media_state(local.as_mut()).await;
                     self.report(local.as_ref(), &faults, track.as_ref());
                 }
             }
@@ -169,7 +174,13 @@ impl Runner {
             }
             let known = local.as_mut()?;
             follow(known, &desired);
+            if let Err(error) = self.follow_media(known, &desired) {
+                let reason = PeerText::new(error.to_string());
+                self.fail(faults, String::new(), &reason).await;
+                return Some(Instant::now() + RETRY);
+            }
             if self.start_outputs(known, &desired, faults).await {
+                self.kick(known, &desired);
                 return (!faults.is_empty()).then(|| Instant::now() + RETRY);
             }
         }
@@ -185,17 +196,46 @@ impl Runner {
             _ => flow.source(Source::app_datagrams(SOURCE)).build(),
         };
         let handle = self.shared.engine.start(flow?).await?;
-        let source = handle.app_source(SOURCE)?;
-        let relays = &self.shared.subscribe;
-        let media = receive(relays, &self.media_path, source, self.flow.clone(), self.shared.fence.clone())?;
+        let media = self.receive(&handle, desired)?;
         Ok(Local {
             events: handle.events(),
             handle,
-            _media: media,
+            media,
             family,
             max_bandwidth: desired.max_bandwidth,
             outputs: BTreeMap::new(),
         })
+    }
+
+    /// Receives the media into the source of a flow.
+    fn receive(&self, handle: &FlowHandle, desired: &Desired) -> Result<Media, Fault> {
+        let source = handle.app_source(SOURCE)?;
+        let Shared { engine, subscribe, fence, .. } = &*self.shared;
+        let node = Receivers { engine, relays: subscribe, fence };
+        Ok(Media::receive(&node, &self.flow, &self.media_path, desired.srt.as_ref(), source)?)
+    }
+
+    /// Follows a change of where the media comes from.
+    fn follow_media(&self, local: &mut Local, desired: &Desired) -> Result<(), Fault> {
+        if !local.media.follow(desired.srt.as_ref()) {
+            local.media = self.receive(&local.handle, desired)?;
+        }
+        Ok(())
+    }
+
+    /// Reports the losses of the media, and tells its faults that are new.
+    async fn take_media_state(&mut self, mut local: Option<&mut Local>) {
+        self.status.losses(local.as_mut().map(|local| local.media.losses()).unwrap_or_default());
+        let faults = local.map(|local| local.media.faults()).unwrap_or_default();
+        if faults == self.media_faults {
+            return;
+        }
+        let before = std::mem::replace(&mut self.media_faults, faults);
+        self.status.changed();
+        for reason in self.media_faults.iter().filter(|fault| !before.contains(fault)) {
+            let event = NodeEvent::Failed { flow: self.flow.clone(), reason: reason.clone() };
+            self.tell(Report::Event(event)).await;
+        }
     }
 
     /// Stops the outputs that are not to run, all at once, and waits until they have stopped.
@@ -280,6 +320,23 @@ impl Runner {
         true
     }
 
+    /// Disconnects players, each one once.
+    fn kick(&mut self, local: &Local, desired: &Desired) {
+        self.kicked.retain(|publisher, _| desired.seen.iter().any(|seen| seen.publisher == *publisher));
+        for kick in desired.kicks.iter().filter(|kick| local.outputs.contains_key(&kick.output)) {
+            let last = self.kicked.entry(kick.publisher).or_default();
+            if kick.number <= *last {
+                continue;
+            }
+            *last = kick.number;
+            let handle = local.handle.clone();
+            let DesiredKick { output, peer, .. } = kick.clone();
+            tokio::spawn(async move {
+                let _ = handle.kick_player(&output, peer).await; // it may have gone, or be one of another node
+            });
+        }
+    }
+
     /// Notes a fault, and tells it when it is another than before.
     async fn fail(&mut self, faults: &mut BTreeMap<String, PeerText>, output: String, reason: &PeerText) {
         if faults.insert(output.clone(), reason.clone()).as_ref() == Some(reason) {
@@ -336,6 +393,8 @@ impl Runner {
                 outputs.push(OutputStatus { ids: output.ids.clone(), is_primary: output.is_primary, stats: failed });
             }
         }
+        let node = self.shared.fence.node();
+        notices.extend(self.media_faults.iter().map(|fault| PeerText::new(format!("node {node}: {fault}"))));
         let seen = desired.seen.clone();
         drop(desired);
         let message = self.status.message(now, seen, outputs, notices);

@@ -3,7 +3,7 @@
 mod feeder;
 mod leg;
 mod path;
-mod sink;
+pub(crate) mod sink;
 
 use crate::{
     Error,

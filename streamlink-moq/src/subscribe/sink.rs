@@ -6,10 +6,10 @@ use streamlink_core::{AppSource, Packet, PushError};
 
 /// The end of the merge: counts packets, leaves out headers that the source has, and keeps its SDP.
 #[derive(Debug, Default)]
-pub(super) struct Sink {
-    pub(super) packets: u64,
-    pub(super) bytes: u64,
-    pub(super) refusals: u64,
+pub(crate) struct Sink {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) refusals: u64,
     headers: Headers,
     sdp: Option<String>,
     is_sdp_set: bool,
@@ -18,7 +18,7 @@ pub(super) struct Sink {
 
 impl Sink {
     /// Sets the SDP for sources of family RTSP.
-    pub(super) fn set_sdp(&mut self, sdp: &str) {
+    pub(crate) fn set_sdp(&mut self, sdp: &str) {
         if self.sdp.as_deref() != Some(sdp) {
             self.sdp = Some(sdp.to_owned());
             self.is_sdp_set = false;
@@ -26,7 +26,7 @@ impl Sink {
     }
 
     /// Passes packets on. `false` when the source takes no more.
-    pub(super) fn push(&mut self, source: Option<&AppSource>, packets: Vec<MediaPacket>, now: Instant) -> bool {
+    pub(crate) fn push(&mut self, source: Option<&AppSource>, packets: Vec<MediaPacket>, now: Instant) -> bool {
         let Some(source) = source else { return true };
         if let Some(sdp) = self.sdp.as_ref().filter(|_| !self.is_sdp_set) {
             self.is_sdp_set = true;

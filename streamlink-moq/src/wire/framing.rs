@@ -19,7 +19,7 @@ const MAX_PACKETS: usize = 4096;
 /// Maximum size of a packet, in bytes: that of an app source.
 const MAX_PACKET: usize = 16 << 20;
 /// Maximum size of an object, in bytes.
-const MAX_OBJECT: usize = MAX_PACKET + (1 << 20);
+pub(crate) const MAX_OBJECT: usize = MAX_PACKET + (1 << 20);
 /// Size from which an object takes no more packets, in bytes.
 const FULL_OBJECT: usize = 32 << 10;
 
@@ -168,6 +168,11 @@ impl ObjectBuilder {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.packets == 0
+    }
+
+    /// Returns the length of the object with a packet of so many bytes added.
+    pub(crate) fn len_with(&self, packet: usize) -> usize {
+        self.bytes.len().max(OBJECT_HEADER).saturating_add(PACKET_HEADER).saturating_add(packet)
     }
 
     /// Returns whether the object should be published before more packets are added.

@@ -11,7 +11,7 @@ mod ts;
 
 pub use catalog::{Catalog, MediaTrack};
 pub(crate) use cut::{Cut, Cutter};
-pub(crate) use framing::{DecodedObject, Kind, MediaPacket, ObjectBuilder, decode};
+pub(crate) use framing::{DecodedObject, Kind, MAX_OBJECT, MediaPacket, ObjectBuilder, decode};
 pub use framing::{FrameError, decode_object};
 pub(crate) use headers::Headers;
 pub(crate) use media::{Carriage, is_transport_stream};

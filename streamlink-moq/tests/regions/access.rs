@@ -91,6 +91,9 @@ async fn region_node_cannot_read_the_outputs_of_another_region() {
         family: MediaFamily::Datagrams,
         max_bandwidth: Bitrate::mbps(5),
         outputs: vec![DescribedOutput { id: 1, output: Output::from_url("p", "rtmp://example.com/live?key=hunter2") }],
+        srt: None,
+        sdp: None,
+        kicks: Vec::new(),
     };
     let sealed = outputs.seal(&eu_key.public_key()).unwrap();
     let path = "live/outputs/eu/match-day/0000000000000001";

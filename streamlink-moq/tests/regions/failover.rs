@@ -132,12 +132,17 @@ async fn region_listener_runs_on_primary_and_standby() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn region_loses_nothing_when_one_of_two_ingest_engines_dies() {
     let rig = Rig::start().await;
+    let second = rig.another_ingest();
+    lose_an_ingest_engine(&rig, [&rig.ingest, &second]).await;
+}
+
+/// Takes one RTP stream in at two engines, of which the first one dies.
+pub(crate) async fn lose_an_ingest_engine(rig: &Rig, engines: [&Engine; 2]) {
     let nodes = rig.nodes(["n1"]).await;
     let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let destination = receiver.local_addr().unwrap().to_string();
-    let second = rig.another_ingest();
     let mut flows = Vec::new();
-    for engine in [&rig.ingest, &second] {
+    for engine in engines {
         let output = Output::from(Output::rtp("studio", &destination)).region("eu");
         let flow = Flow::builder("match-day", Bitrate::mbps(20)).source(Source::app_rtp("in")).output(output);
         flows.push(engine.start(flow.build().unwrap()).await.unwrap());

@@ -8,6 +8,7 @@ mod access;
 mod failover;
 mod reports;
 mod rig;
+mod srt_link;
 
 /// Is a relay when started by [`common::RelayProcess`]; a test of nothing otherwise.
 #[test]

@@ -5,8 +5,9 @@ use crate::{
     rig::{Rig, runner_of},
 };
 use std::time::{Duration, Instant};
-use streamlink_core::{Event, FlowHandle, Output, State};
+use streamlink_core::{Bitrate, Engine, Event, Flow, FlowHandle, Output, Source, State};
 use streamlink_moq::Node;
+use tokio::runtime::Handle;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn region_outputs_change_while_the_flow_runs() {
@@ -87,6 +88,38 @@ async fn region_receives_one_copy_for_each_leg_however_many_outputs() {
         assert!((1.8..2.3).contains(&out_of_relay), "{out_of_relay}");
         assert!((0.8..1.5).contains(&at_node), "{at_node}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn region_player_is_disconnected_through_the_flows_handle() {
+    let rig = Rig::start().await;
+    let _nodes = rig.nodes(["n1", "n2"]).await;
+    let output = Output::from(Output::srt_listener("players", "127.0.0.1:0")).region("eu");
+    let (flow, _generator) = rig.generated("match-day", vec![output]).await;
+    until("the listener", || flow.stats().outputs[0].url.is_some()).await;
+    let url = flow.stats().outputs[0].url.clone().unwrap().to_string();
+    let engine = Engine::on(Handle::current()).unwrap();
+    let player = Flow::builder("player", Bitrate::mbps(20)).source(Source::from_url("in", &url));
+    let player = engine.start(player.output(Output::tap("out")).build().unwrap()).await.unwrap();
+    let mut events = player.events();
+    let players = || flow.stats().outputs[0].players.clone();
+    until("the player", || !players().is_empty() && player.stats().sources[0].packets > 0).await;
+    let peer = players()[0].peer;
+    flow.kick_player("players", peer).await.unwrap();
+    let lost = async {
+        loop {
+            if let Event::SourceLost { reason, .. } = events.next().await.expect("the player runs") {
+                return reason;
+            }
+        }
+    };
+    println!("{}", crate::common::soon("the end of the connection", lost).await);
+    // It comes back from another port, and is not disconnected once more.
+    until("the player again", || players().iter().any(|player| player.peer != peer)).await;
+    assert!(flow.kick_player("players", peer).await.is_err(), "it has gone");
+    let again = players()[0].peer;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(players().first().map(|player| player.peer), Some(again));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

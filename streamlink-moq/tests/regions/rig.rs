@@ -4,7 +4,7 @@ use crate::common::{Certificate, InProcessRelay, PATIENCE, until};
 use std::time::{Duration, Instant};
 use streamlink_core::{AppSource, Bitrate, Engine, Flow, FlowHandle, Output, Packet, Source};
 use streamlink_moq::{
-    Cluster, MoqAddress, Node, NodeOptions, RelayLink,
+    Cluster, MoqAddress, Node, NodeOptions, RelayAddress, RelayLink, SrtLink,
     membership::Phase,
     seal::{RegionKeys, RegionSecretKey},
 };
@@ -26,17 +26,27 @@ impl Rig {
             relays.push(InProcessRelay::start_counting(&certificate).await);
         }
         let key = RegionSecretKey::generate();
-        let ingest = engine(&relays, &certificate, &key);
+        let addresses = relays.iter().map(InProcessRelay::address).collect();
+        let ingest = engine(addresses, &certificate, &key, None);
         Self { certificate, relays, key, ingest }
     }
 
     /// Returns another engine that takes the same flows in.
     pub(crate) fn another_ingest(&self) -> Engine {
-        engine(&self.relays, &self.certificate, &self.key)
+        self.ingest_over(self.relay_addresses(), None)
+    }
+
+    /// Returns an engine that takes flows in, reaches the relays at addresses, and sends media over SRT if it is to.
+    pub(crate) fn ingest_over(&self, relays: Vec<RelayAddress>, srt: Option<SrtLink>) -> Engine {
+        engine(relays, &self.certificate, &self.key, srt)
+    }
+
+    pub(crate) fn relay_addresses(&self) -> Vec<RelayAddress> {
+        self.relays.iter().map(InProcessRelay::address).collect()
     }
 
     pub(crate) fn address(&self) -> MoqAddress {
-        MoqAddress::new(self.relays.iter().map(InProcessRelay::address).collect(), "live").expect("address")
+        MoqAddress::new(self.relay_addresses(), "live").expect("address")
     }
 
     pub(crate) fn node(&self, id: &str) -> Node {
@@ -73,10 +83,13 @@ impl Rig {
 }
 
 /// Engine with the region.
-fn engine(relays: &[InProcessRelay], certificate: &Certificate, key: &RegionSecretKey) -> Engine {
-    let address = MoqAddress::new(relays.iter().map(InProcessRelay::address).collect(), "live").expect("address");
+fn engine(relays: Vec<RelayAddress>, certificate: &Certificate, key: &RegionSecretKey, srt: Option<SrtLink>) -> Engine {
+    let address = MoqAddress::new(relays, "live").expect("address");
     let cluster = Cluster::new(address, certificate.settings()).expect("cluster");
-    let link = cluster.region(key.public_key());
+    let link = match srt {
+        Some(srt) => cluster.srt_region(key.public_key(), srt),
+        None => cluster.region(key.public_key()),
+    };
     Engine::builder().remote_region("eu", link).on(Handle::current()).expect("engine")
 }
 

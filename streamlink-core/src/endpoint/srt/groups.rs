@@ -228,5 +228,6 @@ pub(super) fn member_stats(
         retransmitted: sent.retransmitted,
         dropped: sent.dropped,
         round_trip: *rtt,
+        recent_loss: 0,
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     RegionUpdate, RemoteRegion,
     entry::{Entry, Leaving},
+    kick::{Kicks, PendingKick},
     report::{REPORT_TIMEOUT, Report, sanitized},
     run,
 };
@@ -19,6 +20,7 @@ use crate::{
     time::Throttle,
 };
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -58,6 +60,8 @@ pub(in crate::engine) struct Attachment {
     /// Wakes the task that runs the link, after a change. It passes the change on to the link, so that no waker of the
     /// link is called under a lock.
     pub(super) changed: Notify,
+    /// Wakes those who wait for a report.
+    pub(super) reported: Notify,
     pub(super) version: watch::Sender<u64>,
     /// Cancelled when the flow leaves the region.
     pub(super) stop: CancellationToken,
@@ -70,6 +74,8 @@ struct AttachmentState {
     entries: Vec<Entry>,
     /// Removed outputs whose end the node has not reported.
     leaving: Vec<Leaving>,
+    /// Players to be disconnected.
+    kicks: Kicks,
     /// Set when the last output has gone. A new one needs another attachment.
     is_closed: bool,
     /// Number of the present run of the link; reports of others do not count.
@@ -145,6 +151,11 @@ impl RemoteEnd {
         self.attachment.change(self.id, |entry| entry.edit(output.clone()));
     }
 
+    /// Asks for the disconnection of a player. `None` if no such player is reported.
+    pub(in crate::engine) fn kick(&self, peer: SocketAddr) -> Option<PendingKick> {
+        self.attachment.kick(self.id, peer)
+    }
+
     /// Lets the output begin, when the one that it replaces has ended.
     pub(in crate::engine) fn begin(&self) -> impl FnOnce() + Send + use<> {
         let attachment = self.attachment.clone();
@@ -193,6 +204,7 @@ impl Attachment {
         let state = AttachmentState {
             entries: vec![Entry::new(id, output, status, is_held)],
             leaving: Vec::new(),
+            kicks: Kicks::default(),
             is_closed: false,
             run: 0,
             is_running: false,
@@ -213,6 +225,7 @@ impl Attachment {
             tap,
             state: Mutex::new(state),
             changed: Notify::new(),
+            reported: Notify::new(),
             version: watch::Sender::new(0),
             stop: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -272,6 +285,22 @@ impl Attachment {
         self.changed.notify_one();
     }
 
+    fn kick(self: &Arc<Self>, id: u64, peer: SocketAddr) -> Option<PendingKick> {
+        if !self.has_player(id, peer) {
+            return None;
+        }
+        self.lock().kicks.push(id, peer, Instant::now());
+        self.changed.notify_one();
+        Some(PendingKick { attachment: self.clone(), id, peer })
+    }
+
+    /// Returns true if a player of an output is reported.
+    pub(super) fn has_player(&self, id: u64, peer: SocketAddr) -> bool {
+        let now = Instant::now();
+        let state = self.lock();
+        state.entries.iter().any(|entry| entry.id == id && entry.has_player(peer, now))
+    }
+
     fn remove(self: &Arc<Self>, id: u64) -> Removal {
         let mut state = self.lock();
         let place = state.entries.iter().position(|entry| entry.id == id);
@@ -308,8 +337,9 @@ impl Attachment {
         let max_bandwidth: Bitrate = self.parts.bandwidth.now().max;
         let sdp = self.parts.presentation.current().map(|presentation| presentation.to_sdp());
         let mut state = self.lock();
+        let kicks = state.kicks.recent(Instant::now());
         let outputs = state.entries.iter_mut().filter(|entry| !entry.is_held).map(Entry::announce).collect();
-        RegionUpdate { max_bandwidth, sdp, outputs }
+        RegionUpdate { max_bandwidth, sdp, outputs, kicks }
     }
 
     /// Begins a run of the link. Returns its number.
@@ -427,6 +457,7 @@ impl Attachment {
         let event = entry.take_report(report);
         state.failure = None;
         drop(state);
+        self.reported.notify_waiters();
         self.emit(event);
         true
     }

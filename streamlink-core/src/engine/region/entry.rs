@@ -12,6 +12,7 @@ use crate::{
     router::State,
 };
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -92,6 +93,11 @@ impl Entry {
         self.output.common.name = shown.name;
         self.output.common.description = shown.description;
         RegionOutput::new(self.id, self.output.clone())
+    }
+
+    /// Returns true if a player is reported.
+    pub(super) fn has_player(&self, peer: SocketAddr, now: Instant) -> bool {
+        self.is_fresh(now) && self.report.as_ref().is_some_and(|report| report.has_player(peer))
     }
 
     pub(super) fn is_fresh(&self, now: Instant) -> bool {

@@ -7,13 +7,14 @@
 
 mod attachment;
 mod entry;
+mod kick;
 mod report;
 mod reporter;
 mod run;
 mod update;
 
 pub use reporter::RegionReporter;
-pub use update::{RegionOutput, RegionUpdate, RegionUpdates};
+pub use update::{RegionKick, RegionOutput, RegionUpdate, RegionUpdates};
 
 pub(super) use attachment::{Attachment, FlowParts, RemoteEnd, Removal};
 

@@ -7,7 +7,10 @@ use crate::{
     router::{Counter, Counters, State},
     text::PeerText,
 };
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 /// Time after which a report says nothing about the present any more.
 pub(super) const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,6 +65,10 @@ impl Report {
             track.frame_rate = track.frame_rate.filter(|rate| rate.is_finite());
         }
         Self { at: now, node, stats }
+    }
+
+    pub(super) fn has_player(&self, peer: SocketAddr) -> bool {
+        self.stats.players.iter().any(|player| player.peer == peer)
     }
 
     pub(super) fn is_fresh(&self, now: Instant) -> bool {

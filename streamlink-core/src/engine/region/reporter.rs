@@ -7,7 +7,7 @@ use crate::{
     event::{Event, LossReason},
     text::PeerText,
 };
-use std::sync::Weak;
+use std::{sync::Weak, time::Duration};
 
 /// Receives what a link knows about a flow in its region. Cheap to clone; may be used from any thread. Never blocks.
 ///
@@ -75,7 +75,15 @@ impl RegionReporter {
         self.tell(|region| Event::RegionLegLost { region, leg, reason });
     }
 
-    /// Reports a remark for the operator, such as a leg whose loss calls for another kind of link.
+    /// Reports that a leg loses more packets than its protocol makes up for, so that another kind of link is called for:
+    /// the loss of the last seconds in hundredths of a percent, and the round trip time. To be reported when that begins,
+    /// and now and then while it lasts.
+    pub fn leg_lossy(&self, leg: &str, basis_points: u32, round_trip: Duration) {
+        let leg = PeerText::new(leg);
+        self.tell(|region| Event::RegionLegLossy { region, leg, basis_points, round_trip });
+    }
+
+    /// Reports a remark for the operator.
     pub fn notice(&self, text: impl Into<PeerText>) {
         let text = text.into();
         self.tell(|region| Event::RegionNotice { region, text });

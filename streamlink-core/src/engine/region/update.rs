@@ -2,7 +2,7 @@
 
 use super::attachment::Attachment;
 use crate::flow::{Bitrate, EndpointConfiguration, Output, OutputProtocol};
-use std::{fmt, sync::Weak};
+use std::{fmt, net::SocketAddr, sync::Weak};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,21 @@ pub struct RegionUpdate {
     pub sdp: Option<String>,
     /// Outputs to run in the region, in the order in which they came. Those that are missing end.
     pub outputs: Vec<RegionOutput>,
+    /// Players to be disconnected once, of the last 10 s, oldest first: at most 64.
+    pub kicks: Vec<RegionKick>,
+}
+
+/// Player of an output of a region that is to be disconnected once. It may reconnect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct RegionKick {
+    /// Number of the request, which grows, and by which one that was met is known.
+    pub number: u64,
+    /// Number of the output, as in [`RegionOutput::id`].
+    pub output: u64,
+    /// Address of the player, as its node has reported it.
+    pub peer: SocketAddr,
 }
 
 /// Output to run in a region. `Debug` and `Serialize` show its configuration with the secrets hidden.
