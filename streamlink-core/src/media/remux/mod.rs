@@ -119,7 +119,7 @@ impl Remuxer {
         self.core.cut(arrival, out);
     }
 
-    /// Ends the stream, after the source has ended: appends pending media to `out`.
+    /// Ends the stream, after the source has ended: appends pending media to `out`, but for half a picture.
     pub(crate) fn finish(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
         self.core.flush(true, arrival, out);
     }
@@ -210,7 +210,7 @@ impl Core {
     }
 
     fn flush(&mut self, ends: bool, arrival: Instant, out: &mut Vec<Packet>) {
-        if ends || self.video.as_ref().is_some_and(VideoTrack::seems_whole) {
+        if self.video.as_ref().is_some_and(|video| video.seems_whole() || ends && !video.seems_cut()) {
             self.finish_pictures(arrival, out);
         }
         self.finish_sounds(arrival, out);

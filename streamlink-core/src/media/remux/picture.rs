@@ -137,6 +137,11 @@ impl VideoTrack {
         self.pes.seems_whole() && self.units.is_aligned()
     }
 
+    /// Returns whether the picture in progress seems to be half a one: of a stream whose PES packets are pictures.
+    pub(super) fn seems_cut(&self) -> bool {
+        self.units.is_aligned() && !self.pes.seems_whole()
+    }
+
     /// Returns whether pictures have come, and none with which decoding can begin.
     pub(super) fn waits(&self) -> bool {
         matches!(self.start, Start::Waits(..))
@@ -334,6 +339,7 @@ impl Core {
         let at = match self.timeline.locate(&mut timing.time, raw, arrival, tolerance) {
             Some(at) => {
                 timing.measure(raw);
+                self.timeline.lead(&mut timing.time, at);
                 at
             }
             None => {

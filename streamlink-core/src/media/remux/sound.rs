@@ -180,6 +180,13 @@ impl Core {
         }
         let step = timing.duration.max(duration / 2).max(1);
         let tolerance = Tolerance { step, back: SECOND / 10, suspect_back: step };
+        let picture = self.picture_timing.time.last();
+        if let Some(picture) = picture
+            && let Some(at) = self.timeline.follow(&mut timing.time, raw, picture, step)
+        {
+            timing.joins = true;
+            return Some(Some(at));
+        }
         let epoch = timing.time.epoch();
         let found = self.timeline.locate(&mut timing.time, raw, arrival, tolerance);
         timing.joins |= timing.time.epoch() != epoch;
@@ -192,13 +199,8 @@ impl Core {
         let expected = timing.next.unwrap_or_else(|| self.timeline.front());
         let own = timing.time.place(raw);
         // Where the pictures are as well, the sound is right, whatever was before.
-        let beside = own.filter(|own| {
-            let picture = self.picture_timing.time.last().filter(|_| has_pictures);
-            picture.is_some_and(|picture| (own - picture).abs() <= BESIDE)
-        });
-        if beside.is_some_and(|own| own > expected) && !timing.time.is_suspect() {
-            return Some(beside);
-        }
+        let picture = picture.filter(|_| has_pictures);
+        let beside = own.filter(|own| picture.is_some_and(|picture| (own - picture).abs() <= BESIDE));
         if has_pictures && !ends && waited < WAIT_FOR_BREAK {
             return None; // the picture tells how the other timeline follows
         }

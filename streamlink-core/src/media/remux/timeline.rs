@@ -2,7 +2,8 @@
 //!
 //! All tracks share one mapping, so that sound and picture stay together. Where the timestamps of a track leave what
 //! is possible, they belong to another timeline, which follows the old one. Until the other tracks get there, they are
-//! still on the old one.
+//! still on the old one. By chance the new timestamps of a track may be possible on the old timeline, too: a track that has
+//! stayed there for long is taken over to that of the pictures.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ const MODULUS: i64 = 1 << 33;
 pub(super) const SECOND: i64 = 90_000;
 /// Maximum gap that counts as time that has passed.
 const LONGEST_GAP: i64 = 10 * SECOND;
+/// Time after a break for which a track may still be on the old timeline: sound is not farther behind pictures.
+const LONGEST_LAG: i64 = 2 * SECOND;
 /// Number of timestamps after a break of the program clock that are looked at more closely.
 const SUSPECTS: u16 = 200;
 
@@ -40,6 +43,8 @@ pub(super) struct Timeline {
     anchor: Option<Anchor>,
     /// Number of breaks so far.
     epoch: u32,
+    /// The time of the last break.
+    broke_at: i64,
     /// The latest time that any track has reached.
     front: i64,
 }
@@ -134,9 +139,43 @@ impl Timeline {
     pub(super) fn break_at(&mut self, track: &mut TrackTime, raw: u64, placed: i64) {
         self.anchor = Some(Anchor { raw, placed });
         self.epoch = self.epoch.wrapping_add(1);
+        self.broke_at = placed;
         track.anchor = self.anchor;
         track.epoch = self.epoch;
         track.suspects = 0;
+    }
+
+    /// Returns whether a track is still on a timeline that ended long ago.
+    fn is_left_behind(&self, track: &TrackTime) -> bool {
+        let since = track.last.map_or(0, |last| last - self.broke_at);
+        track.anchor.is_some() && track.epoch != self.epoch && since > LONGEST_LAG
+    }
+
+    /// Makes the timeline of a track that was left behind, which has this time, that of all tracks: the others follow.
+    pub(super) fn lead(&mut self, track: &mut TrackTime, placed: i64) {
+        if self.is_left_behind(track) {
+            self.anchor = track.anchor;
+            self.epoch = self.epoch.wrapping_add(1);
+            self.broke_at = placed;
+            track.epoch = self.epoch;
+        }
+    }
+
+    /// Takes a track that was left behind over to the newest timeline, if a timestamp of it is near `beside` there, the
+    /// time of another track. Returns the time of the timestamp.
+    pub(super) fn follow(&self, track: &mut TrackTime, raw: u64, beside: i64, step: i64) -> Option<i64> {
+        if !self.is_left_behind(track) {
+            return None;
+        }
+        let placed = self.anchor?.place(raw);
+        if (placed - beside).abs() > LONGEST_LAG {
+            return None;
+        }
+        track.anchor = self.anchor;
+        track.epoch = self.epoch;
+        track.last = Some(placed - step);
+        track.suspects = 0;
+        Some(placed)
     }
 
     /// Records the time of a frame; `raw` is its timestamp, with the time that it stands for.
@@ -182,11 +221,6 @@ impl TrackTime {
     pub(super) fn move_alone(&mut self, raw: u64, placed: i64) {
         self.anchor = Some(Anchor { raw, placed });
         self.suspects = 0;
-    }
-
-    /// Returns whether the program clock has just broken.
-    pub(super) fn is_suspect(&self) -> bool {
-        self.suspects > 0
     }
 
     /// Notes that the program clock has broken: the timestamps break soon.

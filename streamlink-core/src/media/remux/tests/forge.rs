@@ -140,8 +140,13 @@ pub(super) fn unalign(stream: &[u8], size: usize) -> Vec<u8> {
         let from = number * size;
         let stamp = stamps.iter().find(|(at, _, _)| (from..from + chunk.len()).contains(at));
         let (flags, fields) = stamp.map_or((0, &[][..]), |(_, flags, fields)| (*flags, &fields[..]));
-        let mut pes = vec![0, 0, 1, 0xe0, 0, 0, 0x80, flags, fields.len() as u8];
+        // The last packet ends in stuffing, which tells a whole picture from half a one: a byte of stuffing in the header
+        // makes room for it.
+        let is_full = number + 1 == pieces && (9 + fields.len() + chunk.len()).is_multiple_of(184);
+        let spare: &[u8] = if is_full { &[0xff] } else { &[] };
+        let mut pes = vec![0, 0, 1, 0xe0, 0, 0, 0x80, flags, (fields.len() + spare.len()) as u8];
         pes.extend_from_slice(fields);
+        pes.extend_from_slice(spare);
         pes.extend_from_slice(chunk);
         for (at, part) in pes.chunks(184).enumerate() {
             let start = if at == 0 { 0x41 } else { 0x01 };

@@ -96,6 +96,9 @@ fn remux_drops_half_a_picture_before_a_key_frame() {
     shift(&mut next, number as i64 * 3600 + 27_000);
     let (_, out) = remux(&[&clip[..middle], &next].concat(), 1316);
     assert_eq!(times(&out, RtmpKind::Video).len(), number + 125);
+    // Nor does it pass where the flow ends there.
+    let (_, out) = remux(&clip[..middle], 1316);
+    assert_eq!(times(&out, RtmpKind::Video).len(), number);
     // A loss elsewhere costs no picture.
     let lossy = [&clip[..middle], &clip[middle + PACKET..]].concat();
     assert_eq!(times(&remux(&lossy, 1316).1, RtmpKind::Video).len(), 125);
@@ -432,5 +435,55 @@ proptest! {
         prop_assert!(widest <= 200, "{} {:?}", widest, video);
         let apart = video.last().unwrap().abs_diff(*audio.last().unwrap());
         prop_assert!(apart < 700, "{}", apart);
+    }
+}
+
+/// Remuxes streams that come in real time, each after a pause.
+fn in_real_time(streams: &[(&[u8], Duration)]) -> Vec<Packet> {
+    let mut remuxer = Remuxer::new();
+    let mut out = Vec::new();
+    let mut now = Instant::now();
+    for (stream, pause) in streams {
+        now += *pause;
+        if *pause > Duration::ZERO {
+            remuxer.pause(now, &mut out);
+        }
+        for payload in stream.chunks(1316) {
+            now += Duration::from_secs(5) * payload.len() as u32 / clip().len() as u32;
+            remuxer.push(payload, now, &mut out);
+        }
+    }
+    remuxer.finish(now, &mut out);
+    out
+}
+
+#[test]
+fn remux_keeps_sound_with_pictures_over_any_step() {
+    let clip = clip();
+    let last = |out: &[Packet], kind| i64::from(*times(out, kind).last().unwrap());
+    let apart = |out: &[Packet]| last(out, RtmpKind::Video) - last(out, RtmpKind::Audio);
+    let right = apart(&in_real_time(&[(&clip, Duration::ZERO)]));
+    // The same PIDs, another one of the pictures, and other ones of both.
+    for moved in [
+        [(VIDEO_PID, 0x100), (AUDIO_PID, 0x101)],
+        [(VIDEO_PID, 0x50), (AUDIO_PID, 0x101)],
+        [(VIDEO_PID, 0x50), (AUDIO_PID, 0x51)],
+    ] {
+        let [(_, video), (_, audio)] = moved;
+        let program: &[TestProgram<'_>] = &[(1, 0x1000, &[(0x1b, video), (0x0f, audio)])];
+        for step in (-36..=36).map(|step| step * 30_000i64) {
+            // From the start, and in the middle of a group of pictures; at once, and after a restart.
+            for (from, pause) in [(0, 0), (10, 0), (10, 2500)] {
+                let mut next = clip.clone();
+                shift(&mut next, 125 * 3600 + step);
+                let next = retable(&next[pes_start(&clip, VIDEO_PID, from)..], program, &moved);
+                let first = (&clip[..clip.len() / 2 / PACKET * PACKET], Duration::ZERO);
+                let out = in_real_time(&[first, (&next, Duration::from_millis(pause))]);
+                let context = format!("{moved:x?}, step of {step}, from picture {from}, pause of {pause} ms");
+                assert!((apart(&out) - right).abs() <= 40, "{context}: {} and {right}", apart(&out));
+                assert!(times(&out, RtmpKind::Video).is_sorted(), "{context}");
+                assert!(times(&out, RtmpKind::Audio).is_sorted(), "{context}");
+            }
+        }
     }
 }
