@@ -1,6 +1,9 @@
 //! A console with 200 flows and 1000 outputs, of which 20 flows carry 2 Mb/s to 5 outputs each: reads and durable changes
 //! stay quick, and no packet is lost. It is a program of its own, so that no other test takes its time.
 
+// Helpers of tests fail like tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[path = "console/support.rs"]
 #[expect(dead_code, reason = "the other tests of the console need more of it")]
 mod support;
