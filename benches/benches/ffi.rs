@@ -135,9 +135,9 @@ fn main() {
         // Neither always runs with the caches that the other has left.
         let (rust, c) = if run.is_multiple_of(2) {
             let rust = time(&mut rust);
-            (rust, time(&c))
+            (rust, time(c))
         } else {
-            let c = time(&c);
+            let c = time(c);
             (time(&mut rust), c)
         };
         for (times, time) in times.iter_mut().zip([rust, c, c - rust]) {
