@@ -1,6 +1,6 @@
 //! Media soak: encoders restart, loop, change their PIDs and codecs, fall silent and fail over at random, while flows of
 //! SRT (remultiplexed to RTMP), RTMP and RTSP run in this process. The outputs stay decodable, their times never go
-//! back, and each second without media is explained by an event.
+//! back, sound stays with the pictures, and each second without media is explained by an event.
 //!
 //! `STREAMLINK_SOAK_SECONDS=3600 cargo test -p streamlink-tests --test media_soak -- --nocapture` is a soak of an hour.
 //! `STREAMLINK_SOAK_SEED` sets the seed, which is printed.
@@ -35,6 +35,10 @@ const GAP: Duration = Duration::from_secs(1);
 const RECOVERY: Duration = Duration::from_secs(6);
 /// Maximum time between a gap and an event that explains it.
 const NEARNESS: Duration = Duration::from_secs(2);
+/// Distance in milliseconds of a picture from the sound before it that is more than clips are interleaved by.
+const FAR_APART: u32 = 1000;
+/// Time in milliseconds for which pictures may be so far from the sound, as before the first of either after a failover.
+const LONG_APART: u32 = 5000;
 
 /// Period in which an encoder sent media without a change.
 #[derive(Clone, Copy, Debug)]
@@ -187,6 +191,10 @@ struct Judge {
     sounds: Vec<(Instant, u32)>,
     /// Descriptions of times that went back.
     backward: Vec<String>,
+    /// Time of the first of the last pictures that are far from the sound.
+    apart_since: Option<u32>,
+    /// Descriptions of pictures that stayed far from the sound.
+    apart: Vec<String>,
 }
 
 impl Judge {
@@ -201,6 +209,24 @@ impl Judge {
             self.backward.push(format!("{name} {}: {last} -> {time} ms", row.len()));
         }
         row.push((at, time));
+        if kind == RtmpKind::Video {
+            self.judge_distance(time);
+        }
+    }
+
+    /// Judges how far a picture is from the last sound.
+    fn judge_distance(&mut self, picture: u32) {
+        let Some((_, sound)) = self.sounds.last() else { return };
+        let apart = picture.wrapping_sub(*sound) as i32;
+        if apart.unsigned_abs() < FAR_APART {
+            self.apart_since = None;
+            return;
+        }
+        let since = *self.apart_since.get_or_insert(picture);
+        if picture.wrapping_sub(since) > LONG_APART {
+            self.apart.push(format!("from {since} to {picture} ms: sound at {sound} ms"));
+            self.apart_since = Some(picture);
+        }
     }
 }
 
@@ -450,6 +476,7 @@ fn outputs_stay_decodable_while_encoders_do_as_they_like() {
     for (name, judge, file, at) in [("srt", platform_judge, &platform_file, 0), ("rtmp", rtmp_judge, &rtmp_file, 1)] {
         let judge = judge.lock().unwrap();
         faults.extend(judge.backward.iter().map(|text| format!("{name}: {text}")));
+        faults.extend(judge.apart.iter().map(|text| format!("{name}, picture and sound apart: {text}")));
         for (row, of) in [(&judge.pictures, "pictures"), (&judge.sounds, "sound")] {
             judge_gaps(
                 &format!("{name}, {of}"),
