@@ -339,7 +339,8 @@ mod tests {
             for flow in ["one", "two"] {
                 let item = reader.try_receive().unwrap();
                 assert_eq!((item.flow.as_str(), &item.event), (flow, &event(number)));
-                assert!(item.at >= before);
+                // The clock of the machine may be set meanwhile.
+                assert!(item.at + Duration::from_secs(3600) > before);
             }
         }
         assert!(reader.try_receive().is_none());

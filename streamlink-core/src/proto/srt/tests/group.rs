@@ -15,6 +15,8 @@ struct Leg {
     is_dead: bool,
     /// Set once the connection exists.
     is_up: bool,
+    /// The sender pushes packets into it.
+    is_fed: bool,
     since: Instant,
     backup: BackupMember,
 }
@@ -90,8 +92,17 @@ impl Bond {
         self.input.join(&mut far, self.legs.iter().find(|leg| leg.is_up).map(|leg| &leg.far));
         // The first path is the heaviest.
         let backup = BackupMember::new(100 - self.legs.len() as u16);
-        let leg =
-            Leg { weather, near, far, wires: BTreeMap::new(), is_dead: false, is_up: true, since: self.now, backup };
+        let leg = Leg {
+            weather,
+            near,
+            far,
+            wires: BTreeMap::new(),
+            is_dead: false,
+            is_up: true,
+            is_fed: true,
+            since: self.now,
+            backup,
+        };
         self.legs.push(leg);
     }
 
@@ -99,7 +110,9 @@ impl Bond {
         let next = self.numbers.next();
         let now = self.now;
         let is_backup = self.backup.is_some();
-        for leg in self.legs.iter_mut().filter(|leg| leg.is_up && (!is_backup || leg.backup.is_active())) {
+        let is_used =
+            |leg: &&mut Leg| leg.is_fed && leg.near.closed().is_none() && (!is_backup || leg.backup.is_active());
+        for leg in self.legs.iter_mut().filter(is_used) {
             leg.near.push_numbered(payload, next, now);
         }
         if let Some(backup) = &mut self.backup {
