@@ -111,7 +111,7 @@ impl FromRelays {
     }
 }
 
-/// What the reception of media needs of its node.
+/// Parts of a node that the reception of media uses.
 pub(crate) struct Receivers<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) relays: &'a Arc<Relays>,

@@ -41,7 +41,7 @@ pub struct FlowOutputs {
     pub max_bandwidth: Bitrate,
     /// Outputs, in the order in which they came.
     pub outputs: Vec<DescribedOutput>,
-    /// Where nodes call for the media, if it goes over SRT. `None`: over the relays.
+    /// Addresses and keys by which nodes call for the media, if it goes over SRT. `None`: over the relays.
     pub srt: Option<SrtTarget>,
     /// SDP of a flow of family RTSP whose media goes over SRT. Over relays it is part of the catalog.
     pub sdp: Option<String>,

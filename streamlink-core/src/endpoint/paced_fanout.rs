@@ -407,7 +407,9 @@ mod tests {
         assert!(outputs.iter().all(|(got, _)| got.lock().unwrap().is_empty()), "they wait for their time");
         rig.publish([packet(None)]);
         rig.ring.close();
-        outputs.iter().for_each(|(_, stop)| stop.cancel());
+        for (_, stop) in &outputs {
+            stop.cancel();
+        }
         rig.end().await;
         for (got, _) in outputs {
             assert_eq!(*got.lock().unwrap(), [0, 1, 2, 3]);

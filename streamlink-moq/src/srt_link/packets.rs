@@ -297,7 +297,9 @@ mod tests {
 
     fn transport_stream(packets: usize) -> Packet {
         let mut data = vec![0xaa; packets * 188];
-        data.chunks_mut(188).for_each(|packet| packet[0] = 0x47);
+        for packet in data.chunks_mut(188) {
+            packet[0] = 0x47;
+        }
         Packet::datagram(data, Instant::now())
     }
 

@@ -227,7 +227,7 @@ impl Drop for LinkTask {
     }
 }
 
-/// What joins the packets of several publishers.
+/// Rule by which the packets of several publishers are joined.
 enum Join {
     /// Publishers of one RTP stream (ST 2022-7): what either has passes, in the order of its numbers.
     Merge { merger: Box<Merger>, legs: BTreeMap<u64, usize> },

@@ -17,6 +17,8 @@ use std::{
 
 /// Longest time for which a relay is sent nothing new. After it, the rest of the old groups comes too late anyway.
 const MAX_HOLD: Duration = Duration::from_secs(1);
+/// Longest time for which a part is held back, which bounds the memory for a relay that acknowledges nothing.
+const MAX_HELD: Duration = Duration::from_secs(2);
 /// Media from which whole groups that were held back go alone. What is left follows when they are delivered, or it would
 /// overtake them.
 const STEP: Duration = Duration::from_millis(250);
@@ -58,7 +60,8 @@ pub(super) struct Lane<G: Groups> {
     present: Option<G::Group>,
     /// Groups that have ended and are not known to be delivered, with the times of their ends.
     undelivered: VecDeque<(G::Group, Instant)>,
-    held: VecDeque<Part>,
+    /// Parts that are held back, with the times at which they came.
+    held: VecDeque<(Part, Instant)>,
     held_since: Option<Instant>,
     /// Set while a part of what was held back has followed.
     is_behind: bool,
@@ -85,7 +88,11 @@ impl<G: Groups> Lane<G> {
     pub(super) fn push(&mut self, part: Part, patience: Duration, now: Instant) -> Result<(), Error> {
         self.look(patience, now);
         if self.held_since.is_some() {
-            self.held.push_back(part);
+            self.held.push_back((part, now));
+            while self.held.front().is_some_and(|(_, came)| now.saturating_duration_since(*came) > MAX_HELD) {
+                self.undelivered.clear();
+                self.follow(now);
+            }
             return Ok(());
         }
         self.pass(part, now)
@@ -123,7 +130,7 @@ impl<G: Groups> Lane<G> {
         self.is_behind = false;
         let mut begin = None;
         let mut newest = 0;
-        while let Some(part) = self.held.pop_front() {
+        while let Some((part, _)) = self.held.pop_front() {
             let is_end = matches!(part, Part::End);
             if let Part::Object(time, _) = &part {
                 newest = *time;
@@ -296,6 +303,24 @@ mod tests {
         rig.push(Part::Begin(4));
         rig.lane.release(rig.now);
         assert!(rig.sent().ends_with("(4"), "{}", rig.sent());
+    }
+
+    #[test]
+    fn lane_to_a_relay_that_acknowledges_nothing_holds_a_bounded_time() {
+        let mut rig = Rig::new();
+        let start = rig.now;
+        for number in 1..200u64 {
+            // Groups of 600 ms in real time.
+            rig.push(Part::Begin(number));
+            for index in 0..5 {
+                let elapsed = Duration::from_millis(600 * number + 120 * index);
+                rig.now = start + elapsed;
+                rig.push(Part::Object(elapsed.as_micros() as u64, Bytes::new()));
+            }
+            rig.push(Part::End);
+            let oldest = rig.lane.held.front().map_or(Duration::ZERO, |(_, came)| rig.now - *came);
+            assert!(oldest <= MAX_HELD && rig.lane.held.len() < 50, "{oldest:?}, {}", rig.lane.held.len());
+        }
     }
 
     #[test]

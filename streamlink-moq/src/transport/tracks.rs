@@ -50,7 +50,7 @@ pub struct TrackOptions {
     pub max_age: Duration,
     /// Priority among the tracks of the connection: higher ones first. Default 127.
     pub priority: u8,
-    /// Whether what follows a group waits while a relay does not have all of it: for up to 1 s, at each relay by itself.
+    /// Holds back what follows a group while a relay does not have all of it: for up to 1 s, at each relay by itself.
     /// Otherwise the newest group goes first, and what a relay lacks of older ones comes when there is room. There is one
     /// group at a time: beginning one ends the one before. Default `false`.
     pub in_order: bool,
@@ -270,7 +270,11 @@ impl Drop for GroupWriter {
     fn drop(&mut self) {
         match &self.to {
             // A group of a track that has ended is over anyway.
-            Writers::Direct(groups) => groups.iter().for_each(|group| drop(group.finish())),
+            Writers::Direct(groups) => {
+                for group in groups {
+                    let _ = group.finish();
+                }
+            }
             Writers::InOrder(lanes) => lock(lanes).end(self.number),
         }
     }

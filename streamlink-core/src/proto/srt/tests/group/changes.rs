@@ -74,7 +74,9 @@ fn with_removal(
     let mut removals: Vec<Removal> = Vec::new();
     for i in 0..COUNT {
         if i == 500 {
-            added.iter().for_each(|weather| bond.add(terms, *weather));
+            for weather in added {
+                bond.add(terms, *weather);
+            }
             removals = removed.iter().map(|leg| Removal::begin(&mut bond, *leg, by)).collect();
         }
         for removal in &mut removals {
