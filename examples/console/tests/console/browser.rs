@@ -127,28 +127,44 @@ impl Browser {
         ))
     }
 
+    /// Does something with a field, again with the new one if the page has drawn it anew meanwhile.
+    #[track_caller]
+    fn with_field<T>(&self, label: &str, act: impl Fn(&str) -> Result<T, Value>) -> T {
+        eventually(&format!("the field {label}\n{}", self.text()), || {
+            let Element(id) = self.field(label);
+            match act(&id) {
+                Ok(done) => Some(done),
+                Err(error) if error["error"] == "stale element reference" => None,
+                Err(error) => panic!("the field {label}: {error}"),
+            }
+        })
+    }
+
     /// Writes into a field, in the place of what stands there.
     #[track_caller]
     pub(crate) fn fill(&self, label: &str, text: &str) {
-        let Element(id) = self.field(label);
-        self.command("POST", &format!("/element/{id}/clear"), Some(&json!({})));
-        self.command("POST", &format!("/element/{id}/value"), Some(&json!({ "text": text })));
+        self.with_field(label, |id| {
+            self.try_command("POST", &format!("/element/{id}/clear"), Some(&json!({})))?;
+            self.try_command("POST", &format!("/element/{id}/value"), Some(&json!({ "text": text })))
+        });
     }
 
     /// Chooses an option of a list by its text.
     #[track_caller]
     pub(crate) fn choose(&self, label: &str, option: &str) {
-        let Element(id) = self.field(label);
         let body = json!({ "using": "xpath", "value": format!("./option[starts-with(normalize-space(),'{option}')]") });
-        let found = self.command("POST", &format!("/element/{id}/element"), Some(&body));
-        let option = found[ELEMENT].as_str().unwrap();
-        self.command("POST", &format!("/element/{option}/click"), Some(&json!({})));
+        self.with_field(label, |id| {
+            let found = self.try_command("POST", &format!("/element/{id}/element"), Some(&body))?;
+            let option = found[ELEMENT].as_str().unwrap();
+            self.try_command("POST", &format!("/element/{option}/click"), Some(&json!({})))
+        });
     }
 
     /// Returns the value of a field.
     #[track_caller]
-    pub(crate) fn value(&self, element: &Element) -> String {
-        let value = self.command("GET", &format!("/element/{}/property/value", element.0), None);
+    pub(crate) fn value(&self, label: &str) -> String {
+        let value =
+            self.with_field(label, |id| self.try_command("GET", &format!("/element/{id}/property/value"), None));
         value.as_str().unwrap_or_default().to_owned()
     }
 

@@ -38,7 +38,7 @@ fn newcomer_comes_to_a_picture(source: &str, output: &str) {
     browser.fill("Port", &free_port().to_string());
     browser.press("Create flow");
     browser.wait_for("Waits for media.");
-    let shown = |label: &str| browser.value(&browser.field(label));
+    let shown = |label: &str| browser.value(label);
     let encoder = if source.starts_with("RTMP") {
         browser.press("Show the stream key");
         eventually("the stream key", || (!shown("Stream key").contains('…')).then_some(()));

@@ -66,7 +66,7 @@ fn page_creates_watches_edits_and_deletes_as_a_person_does() {
     browser.fill("Latency", "60");
     browser.press("Create flow");
     browser.wait_for("Waits for media.");
-    let address = browser.value(&browser.field("Input address"));
+    let address = browser.value("Input address");
     assert_eq!(address, format!("srt://127.0.0.1:{port}"));
     let _sender = feed(&address);
     browser.wait_for("feeds the flow");
@@ -100,7 +100,7 @@ fn page_creates_watches_edits_and_deletes_as_a_person_does() {
     check_accessibility(&browser, "the outputs of a flow");
     // An edit keeps what was not changed: the key.
     browser.press("Edit output platform");
-    assert_eq!(browser.value(&browser.field("Chunk size")), "8192");
+    assert_eq!(browser.value("Chunk size"), "8192");
     browser.fill("Output name", "stage");
     browser.fill("Description", "to the platform");
     browser.press("Save");
@@ -124,9 +124,7 @@ fn page_creates_watches_edits_and_deletes_as_a_person_does() {
     browser.fill("Maximum bandwidth", "12M");
     browser.press("Save");
     browser.wait_for("Changed; connections go on.");
-    eventually("the form with the new value", || {
-        (browser.value(&browser.field("Maximum bandwidth")) == "12M").then_some(())
-    });
+    eventually("the form with the new value", || (browser.value("Maximum bandwidth") == "12M").then_some(()));
     check_accessibility(&browser, "the settings of a flow");
     // The sudden end of the console: the page says so, and everything comes back.
     browser.click("//a[normalize-space()='Source']");
@@ -137,7 +135,7 @@ fn page_creates_watches_edits_and_deletes_as_a_person_does() {
     let _sender = feed(&address);
     browser.wait_for_none("//*[@id='offline'][not(@hidden)]");
     browser.wait_for("feeds the flow");
-    assert_eq!(browser.value(&browser.field("Input address")), address);
+    assert_eq!(browser.value("Input address"), address);
     browser.click("//a[normalize-space()='Output']");
     browser.find(&rate.replace("platform", "stage"));
     // Events that happen now are shown without being asked for.
@@ -239,8 +237,8 @@ fn page_shows_an_rtmp_key_to_operators_who_ask() {
     let key = addresses[0]["key"].as_str().unwrap();
     assert!(!browser.script("return document.documentElement.outerHTML", &[]).as_str().unwrap().contains(key));
     browser.press("Show the stream key");
-    eventually("the key", || (browser.value(&browser.field("Stream key")) == key).then_some(()));
-    assert_eq!(browser.value(&browser.field("Server")), addresses[0]["server"].as_str().unwrap());
+    eventually("the key", || (browser.value("Stream key") == key).then_some(()));
+    assert_eq!(browser.value("Server"), addresses[0]["server"].as_str().unwrap());
     picture(&browser, "rtmp-key");
 }
 
@@ -329,7 +327,7 @@ fn page_asks_for_the_password_and_lets_viewers_look() {
     browser.wait_for("Waits for media.");
     let buttons = browser.script("return [...document.querySelectorAll('main button')].map((b) => b.textContent)", &[]);
     assert_eq!(buttons, json!(["Copy"]), "nothing to change, and nothing to reveal");
-    assert!(browser.value(&browser.field("Input address")).ends_with("/live/…"));
+    assert!(browser.value("Input address").ends_with("/live/…"));
     browser.press("Log out");
     browser.field("Password");
     browser.fill("Password", "operate");
