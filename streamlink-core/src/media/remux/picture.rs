@@ -24,10 +24,11 @@ const USUAL_FRAME: i64 = 3600;
 /// Maximum duration of a frame.
 const LONGEST_FRAME: i64 = 10 * SECOND;
 
-/// Supplemental information of H.264 that announces a recovery point after 15 pictures, the most that every stream may
-/// announce (section D.2.8), and that earlier pictures are missing. A stream without entry points begins with it, as
-/// decoders like that of ffmpeg show nothing before one.
-const RECOVERY_POINT: [u8; 6] = [0x06, 0x06, 0x02, 0b0000_1000, 0b0010_0100, 0x80];
+/// Supplemental information that announces a recovery point after as many pictures as every stream may announce, and that
+/// earlier pictures are missing: 15 in H.264 (section D.2.8), 7 in HEVC (section D.3.8). A stream without entry points
+/// begins with it, as decoders like those of ffmpeg show nothing before one.
+const RECOVERY_POINT_H264: &[u8] = &[0x06, 0x06, 0x02, 0b0000_1000, 0b0010_0100, 0x80];
+const RECOVERY_POINT_HEVC: &[u8] = &[0x4e, 0x01, 0x06, 0x02, 0b0001_1100, 0b1100_0000, 0x80];
 
 /// The video stream that passes.
 #[derive(Debug)]
@@ -283,8 +284,12 @@ impl Core {
             if self.record_changed {
                 before.extend_from_slice(&unit.sets);
             }
-            if codec == NalCodec::H264 && was_waiting && unit.entry <= EntryPoint::IntraOnly {
-                append_nal(&mut before, &RECOVERY_POINT);
+            if was_waiting && unit.entry <= EntryPoint::IntraOnly {
+                let recovery_point = match codec {
+                    NalCodec::H264 => RECOVERY_POINT_H264,
+                    NalCodec::Hevc => RECOVERY_POINT_HEVC,
+                };
+                append_nal(&mut before, recovery_point);
             }
             let mut data = unit.data;
             data.splice(head..head, before);
