@@ -28,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Maximum number of packets per send call.
 const CHUNK: usize = 64;
+/// Number of packets up to which a call has room for no more: clearing the rest would take longer than filling it.
+const SMALL_CHUNK: usize = 4;
 
 /// Form in which the packets of a flow are sent.
 #[derive(Clone, Copy, Debug)]
@@ -230,8 +232,12 @@ impl Leg {
         }
         let mut all = Progress::default();
         while let Some(rest) = packets.get(all.done..).filter(|rest| !rest.is_empty()) {
-            let chunk = &rest[..rest.len().min(CHUNK)];
-            let sent = self.send_chunk(chunk, first + all.done as u64);
+            let first = first + all.done as u64;
+            let sent = if rest.len() <= SMALL_CHUNK {
+                self.send_chunk::<SMALL_CHUNK>(rest, first)
+            } else {
+                self.send_chunk::<CHUNK>(&rest[..rest.len().min(CHUNK)], first)
+            };
             all.done += sent.done;
             all.passed += sent.passed;
             all.bytes += sent.bytes;
@@ -255,11 +261,12 @@ impl Leg {
         self.sender.send(&self.socket, &[Datagram { head: &[], body: bytes }]);
     }
 
-    fn send_chunk(&mut self, chunk: &[Packet], first: u64) -> Progress {
-        let mut heads = [[0; REWRITTEN]; CHUNK];
-        let mut datagrams = [Datagram { head: &[], body: &[] }; CHUNK];
+    /// Sends at most `N` packets.
+    fn send_chunk<const N: usize>(&mut self, chunk: &[Packet], first: u64) -> Progress {
+        let mut heads = [[0; REWRITTEN]; N];
+        let mut datagrams = [Datagram { head: &[], body: &[] }; N];
         // Number of packets up to and including that of each datagram.
-        let mut ends = [0; CHUNK];
+        let mut ends = [0; N];
         // One bit for each packet that is left out because of its payload.
         let mut count = 0;
         let mut problem = None;

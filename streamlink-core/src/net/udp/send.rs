@@ -14,6 +14,8 @@ use std::{
 
 /// Maximum number of segments of one run (`UDP_MAX_SEGMENTS` of kernels since 4.18).
 const MAX_SEGMENTS: usize = 64;
+/// Number of datagrams of a run up to which a call has room for no more: clearing the rest would take longer than filling it.
+const SMALL_RUN: usize = 4;
 /// Maximum number of bytes of one run: the largest UDP payload over IPv4, less room for IP options.
 const MAX_BYTES: usize = 65_000;
 /// Number of runs sent without GSO after the kernel has refused one; doubles up to the second number.
@@ -164,7 +166,11 @@ impl Sender {
     ) -> io::Result<()> {
         let mut result = Ok(());
         for _ in 0..3 {
-            result = send_message(socket.as_raw_fd(), to, run, segment, self.marking);
+            result = if run.len() <= SMALL_RUN {
+                send_message::<{ 2 * SMALL_RUN }>(socket.as_raw_fd(), to, run, segment, self.marking)
+            } else {
+                send_message::<{ 2 * MAX_SEGMENTS }>(socket.as_raw_fd(), to, run, segment, self.marking)
+            };
             match &result {
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ECONNREFUSED | libc::EINTR)) => {}
                 _ => break,
@@ -195,8 +201,9 @@ fn run_length(datagrams: &[Datagram<'_>]) -> usize {
     run
 }
 
+/// Calls `sendmsg` with at most `PARTS` slices, two for each datagram.
 #[allow(unsafe_code)]
-fn send_message(
+fn send_message<const PARTS: usize>(
     fd: RawFd,
     to: Option<&Peer>,
     run: &[Datagram<'_>],
@@ -208,9 +215,9 @@ fn send_message(
     struct Control([u8; 64]);
 
     let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-    let mut vectors = [empty; 2 * MAX_SEGMENTS];
+    let mut vectors = [empty; PARTS];
     let mut count = 0usize;
-    for datagram in run.iter().take(MAX_SEGMENTS) {
+    for datagram in run.iter().take(PARTS / 2) {
         for part in [datagram.head, datagram.body] {
             // Slices that are adjacent in memory become one.
             if let Some(last) = count.checked_sub(1).and_then(|last| vectors.get_mut(last))
