@@ -190,7 +190,7 @@ impl Shard {
                     Some(command) => self.apply(command),
                     None => return,
                 },
-                () = expired(&self.timer, wait) => {}
+                () = expired(&mut self.timer, wait) => {}
             }
             self.send_due(Instant::now());
         }
@@ -280,7 +280,7 @@ impl Entry {
 }
 
 /// Waits for a time; without one, for ever.
-async fn expired(timer: &TimerFd, wait: Option<Duration>) {
+async fn expired(timer: &mut TimerFd, wait: Option<Duration>) {
     match wait {
         Some(wait) => timer.wait(wait).await,
         None => std::future::pending().await,

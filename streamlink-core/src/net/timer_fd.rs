@@ -5,24 +5,32 @@ use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::io::unix::AsyncFd;
 
 /// A kernel timer (`timerfd`); holds one descriptor.
+///
+/// Its expirations are not read, which would be one more system call for each: setting it clears them, and the clock tells
+/// one of an earlier setting.
 #[derive(Debug)]
-pub(crate) struct TimerFd(AsyncFd<OwnedFd>);
+pub(crate) struct TimerFd {
+    timer: AsyncFd<OwnedFd>,
+    /// Time to which it was set last.
+    due: Option<Instant>,
+}
 
 impl TimerFd {
     /// Creates a timer that is not set. Must be called within the runtime.
     #[allow(unsafe_code)]
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the descriptor is owned, and stays the same for as long as it is registered.
-        Ok(Self(unsafe { AsyncFd::register_with_interest(timer()?, tokio::io::Interest::READABLE) }?))
+        let timer = unsafe { AsyncFd::register_with_interest(timer()?, tokio::io::Interest::READABLE) }?;
+        Ok(Self { timer, due: None })
     }
 
     /// Waits for `duration`, to a fraction of a millisecond. A failing timer ends the wait at once.
-    pub(crate) async fn wait(&self, duration: Duration) {
+    pub(crate) async fn wait(&mut self, duration: Duration) {
         if self.set(duration).is_ok() {
             self.expired().await;
         }
@@ -32,8 +40,9 @@ impl TimerFd {
     ///
     /// # Errors
     /// When the system refuses: the timer does not expire.
-    pub(crate) fn set(&self, duration: Duration) -> io::Result<()> {
-        set(self.0.get_ref(), duration, Duration::ZERO)
+    pub(crate) fn set(&mut self, duration: Duration) -> io::Result<()> {
+        self.due = Instant::now().checked_add(duration);
+        set(self.timer.get_ref(), duration, Duration::ZERO)
     }
 
     /// Waits until the timer expires, as it was set. A failing timer ends the wait at once.
@@ -44,11 +53,9 @@ impl TimerFd {
     /// Ready when the timer has expired, or fails; once for each time that it was set.
     pub(crate) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let Ok(mut guard) = ready!(self.0.poll_read_ready(cx)) else { return Poll::Ready(()) };
-            let read = read(self.0.get_ref());
+            let Ok(mut guard) = ready!(self.timer.poll_read_ready(cx)) else { return Poll::Ready(()) };
             guard.clear_ready();
-            let again = read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-            if !again {
+            if self.due.is_none_or(|due| Instant::now() >= due) {
                 return Poll::Ready(());
             }
         }
@@ -95,11 +102,10 @@ pub(super) fn read(timer: &OwnedFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     #[tokio::test]
     async fn timer_fd_never_expires_early() {
-        let alarm = TimerFd::new().unwrap();
+        let mut alarm = TimerFd::new().unwrap();
         for micros in [0, 1, 300, 1000] {
             let start = Instant::now();
             alarm.wait(Duration::from_micros(micros)).await;
@@ -110,5 +116,11 @@ mod tests {
         let start = Instant::now();
         alarm.wait(Duration::from_millis(30)).await;
         assert!(start.elapsed() >= Duration::from_millis(30));
+        // Nor does one that has expired, but was not waited for.
+        alarm.set(Duration::ZERO).unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let start = Instant::now();
+        alarm.wait(Duration::from_millis(20)).await;
+        assert!(start.elapsed() >= Duration::from_millis(20));
     }
 }

@@ -82,7 +82,7 @@ impl UdpSource {
 
     /// Receives until the source is stopped.
     pub(super) async fn run(self, context: SourceContext) {
-        let Self { settings, protocol, mut socket, mut side, mut memory, alarm } = self;
+        let Self { settings, protocol, mut socket, mut side, mut memory, mut alarm } = self;
         let mut gathering = match protocol {
             // What is lost is asked for when the packet behind it is read.
             Protocol::Rist { .. } => Gathering::of_bursts(context.coalesce),
@@ -144,7 +144,7 @@ impl UdpSource {
                     let now = Instant::now();
                     reception.publish(now);
                     gathering.read(count, ring.interested_outputs(), now);
-                    follow(gathering, &mut socket, &alarm, count >= MAX_BATCH);
+                    follow(gathering, &mut socket, &mut alarm, count >= MAX_BATCH);
                 }
                 () = receive_side(&side, &mut side_packets) => {
                     reception.side(&mut side_packets, Instant::now());
@@ -180,7 +180,7 @@ async fn arrivals(socket: &UdpSocket, alarm: &TimerFd) {
 
 /// Sets the time of the next read while the media is steady, and watches the socket otherwise. `more`: datagrams were left
 /// behind, and are read at once.
-fn follow(gathering: Gathering, socket: &mut UdpSocket, alarm: &TimerFd, more: bool) {
+fn follow(gathering: Gathering, socket: &mut UdpSocket, alarm: &mut TimerFd, more: bool) {
     if gathering.interval().is_none() && socket.watch().is_ok() {
         return;
     }

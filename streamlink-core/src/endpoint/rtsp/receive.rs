@@ -127,7 +127,7 @@ impl<T: ReceiveSession> Receiving<'_, T> {
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         // The packets of a picture arrive in many reads. Collecting them lets the picture leave in one batch.
         let coalesce = self.inbound.coalesce();
-        let alarm = if coalesce.is_zero() { None } else { TimerFd::new().ok() };
+        let mut alarm = if coalesce.is_zero() { None } else { TimerFd::new().ok() };
         let mut gathered = 0;
         let mut turns = 0;
         let end = loop {
@@ -197,7 +197,7 @@ impl<T: ReceiveSession> Receiving<'_, T> {
                     inbound.strangers(count, sender, now);
                 }
                 heard_any |= has_media;
-                if let Some(alarm) = &alarm {
+                if let Some(alarm) = &mut alarm {
                     if some && taken.is_ok() && (gathered > 0 || alarm.set(coalesce).is_ok()) {
                         gathered += 1;
                     }
