@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Packets that are due within this time leave together: less than a packet's time below 50 Mb/s.
 const SLACK: Duration = Duration::from_micros(200);
+/// Longest time for which media stays unread because a packet leaves soon, at which it is read.
+const MAX_UNREAD: Duration = Duration::from_millis(10);
 /// Number of outputs that one task sends to, before another one is started. At 2 to 3 µs each it is done before the next
 /// packet of most streams.
 const OUTPUTS_PER_SHARD: usize = 64;
@@ -171,54 +173,56 @@ impl Shard {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
             let wait = self.pacer.next_timeout().map(|at| at.saturating_duration_since(Instant::now()));
+            let is_soon = wait.is_some_and(|wait| wait <= MAX_UNREAD);
+            let mut command = None;
             tokio::select! {
                 biased;
-                // First, so that the rest of a flow that ends is sent before its outputs are removed.
-                ready = self.reader.ready() => {
-                    let removals = self.apply_additions(&mut commands);
-                    if ready.is_err() {
-                        self.pacer.flush(Instant::now());
-                        return self.send_due(Instant::now());
-                    }
-                    self.read();
-                    self.send_due(Instant::now());
-                    for removal in removals {
-                        self.apply(removal);
-                    }
-                }
-                command = commands.recv() => match command {
-                    Some(command) => self.apply(command),
+                // Media that comes while a packet waits is read when that one leaves, without a wake-up of its own.
+                _ = self.reader.ready(), if !is_soon => {}
+                next = commands.recv() => match next {
+                    Some(next) => command = Some(next),
                     None => return,
                 },
                 () = expired(&mut self.timer, wait) => {}
             }
+            let removals = self.apply_additions(command, &mut commands);
+            if self.reader.has_more() {
+                self.read();
+            }
+            // The rest of a flow that ends is sent before its outputs are removed.
+            if self.reader.is_closed() && !self.reader.has_more() {
+                self.pacer.flush(Instant::now());
+                self.send_due(Instant::now());
+                self.entries.clear(); // closes the sockets before those who wait for it are told
+                return;
+            }
             self.send_due(Instant::now());
-        }
-    }
-
-    /// Adds the outputs that were there before the media that is read next. Returns the other commands.
-    fn apply_additions(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) -> Vec<Command> {
-        let mut others = Vec::new();
-        while let Ok(command) = commands.try_recv() {
-            match command {
-                Command::Add(_) => self.apply(command),
-                Command::Remove { .. } => others.push(command),
-            }
-        }
-        others
-    }
-
-    fn apply(&mut self, command: Command) {
-        match command {
-            Command::Add(entry) => {
-                self.send_due(Instant::now()); // it is not sent what has left before
-                self.entries.push(entry);
-            }
-            Command::Remove { number, done } => {
+            for (number, done) in removals {
                 self.entries.retain(|entry| entry.number != number);
                 let _ = done.send(()); // nobody waits if this fails
             }
         }
+    }
+
+    /// Adds the outputs that were there before the media that is read next. Returns those that are to be removed.
+    fn apply_additions(
+        &mut self,
+        first: Option<Command>,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+    ) -> Vec<(u64, oneshot::Sender<()>)> {
+        let mut removals = Vec::new();
+        let mut next = first.or_else(|| commands.try_recv().ok());
+        while let Some(command) = next {
+            match command {
+                Command::Add(entry) => {
+                    self.send_due(Instant::now()); // it is not sent what has left before
+                    self.entries.push(entry);
+                }
+                Command::Remove { number, done } => removals.push((number, done)),
+            }
+            next = commands.try_recv().ok();
+        }
+        removals
     }
 
     /// Hands new packets to the pacer.
