@@ -1,6 +1,6 @@
 //! The metadata message that tells players what comes (Adobe's FLV specification E.5).
 
-use super::{Core, Kind};
+use super::{Core, TsCodec};
 use crate::media::{
     Packet, RtmpKind,
     entry_point::NalCodec,
@@ -83,7 +83,7 @@ impl Core {
             height: track.picture.height,
             frame_rate: track.picture.frame_rate,
         });
-        let known = self.audio.as_ref().filter(|track| track.sound.is_some() || track.kind != Kind::MpegAudio);
+        let known = self.audio.as_ref().filter(|track| track.sound.is_some() || track.kind != TsCodec::MpegAudio);
         let audio = known.map(|track| AudioProperties {
             codec: track.codec.number(),
             format: track.sound.as_ref().map(|sound| (sound.sample_rate, sound.channels)),

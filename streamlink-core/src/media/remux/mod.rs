@@ -21,7 +21,7 @@ mod video;
 
 use crate::media::{
     Packet, ProgramChoice,
-    ts::{PacketSync, kind::Kind, transport::TransportPacket},
+    ts::{PacketSync, codec::TsCodec, transport::TransportPacket},
 };
 use audio::Unfit;
 pub(crate) use headers::{describe_aac, describe_video, describe_video_record};
@@ -48,7 +48,7 @@ struct Core {
     wanted: ProgramChoice,
     choice: Choice,
     /// Streams of the chosen program that have turned out to be no use.
-    unfit: BTreeMap<u16, (Kind, Unfit)>,
+    unfit: BTreeMap<u16, (TsCodec, Unfit)>,
     clock: ProgramClock,
     timeline: Timeline,
     video: Option<VideoTrack>,

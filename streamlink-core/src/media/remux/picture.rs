@@ -1,7 +1,7 @@
 //! Pictures of the video track, as FLV messages: where they begin, when they are decoded and shown.
 
 use super::{
-    Core, Kind, millis,
+    Core, TsCodec, millis,
     order::{Order, OrderTiming},
     pes::{PesReader, Stamp},
     timeline::{SECOND, Tolerance, TrackTime, difference},
@@ -114,10 +114,10 @@ impl PictureTiming {
 
 impl VideoTrack {
     /// Begins a stream; `None` if it is no video.
-    pub(super) fn new(pid: u16, kind: Kind) -> Option<Self> {
+    pub(super) fn new(pid: u16, kind: TsCodec) -> Option<Self> {
         let (codec, head) = match kind {
-            Kind::H264 => (NalCodec::H264, 5),
-            Kind::Hevc => (NalCodec::Hevc, 8),
+            TsCodec::H264 => (NalCodec::H264, 5),
+            TsCodec::Hevc => (NalCodec::Hevc, 8),
             _ => return None,
         };
         Some(Self {

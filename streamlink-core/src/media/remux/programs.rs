@@ -3,7 +3,7 @@
 use crate::media::{
     ProgramChoice,
     ts::{
-        kind::{Kind, kind},
+        codec::{TsCodec, ts_codec},
         sections::{
             ProgramEntry, ProgramMap, SectionReader, StreamEntry, Table, program_association, program_map,
             service_names,
@@ -31,7 +31,7 @@ const MAX_STREAMS: usize = 250;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stream {
     pub(super) pid: u16,
-    pub(super) kind: Result<Kind, &'static str>,
+    pub(super) kind: Result<TsCodec, &'static str>,
 }
 
 /// A program and its streams.
@@ -76,8 +76,8 @@ pub(super) struct Programs {
 pub(super) struct Choice {
     pub(super) program: Option<u16>,
     pub(super) clock_pid: Option<u16>,
-    pub(super) video: Option<(u16, Kind)>,
-    pub(super) audio: Option<(u16, Kind)>,
+    pub(super) video: Option<(u16, TsCodec)>,
+    pub(super) audio: Option<(u16, TsCodec)>,
 }
 
 impl Programs {
@@ -172,7 +172,7 @@ impl Programs {
         }
         let stream = |entry: &StreamEntry| Stream {
             pid: entry.pid,
-            kind: kind(&map.descriptors, entry.stream_type, &entry.descriptors),
+            kind: ts_codec(&map.descriptors, entry.stream_type, &entry.descriptors),
         };
         let program =
             Program { number: map.number, clock_pid: map.clock_pid, streams: map.streams.iter().map(stream).collect() };
@@ -264,7 +264,7 @@ impl Programs {
             (!unfit(stream.pid) && !self.traffic(stream.pid).scrambled).then_some((stream.pid, kind))
         };
         let tracks = |program: &Program| {
-            let pick = |is_video: bool, before: Option<(u16, Kind)>| {
+            let pick = |is_video: bool, before: Option<(u16, TsCodec)>| {
                 let mut fit = program.streams.iter().filter_map(usable).filter(|(_, kind)| kind.is_video() == is_video);
                 let first = fit.clone().next();
                 before.filter(|before| fit.any(|stream| stream == *before)).or(first)

@@ -1,7 +1,7 @@
 //! Frames of the audio track, as FLV messages.
 
 use super::{
-    Core, Kind,
+    Core, TsCodec,
     audio::{AudioCodec, AudioParser, Frame, Sound},
     millis,
     pes::{PesReader, Piece, Stamp},
@@ -30,7 +30,7 @@ const PICTURE_GONE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct AudioTrack {
     pub(super) pid: u16,
-    pub(super) kind: Kind,
+    pub(super) kind: TsCodec,
     pub(super) codec: AudioCodec,
     pub(super) parser: AudioParser,
     pes: PesReader,
@@ -56,15 +56,15 @@ pub(super) struct SoundTiming {
 
 impl AudioTrack {
     /// Begins a stream; `None` if it is no audio.
-    pub(super) fn new(pid: u16, kind: Kind) -> Option<Self> {
+    pub(super) fn new(pid: u16, kind: TsCodec) -> Option<Self> {
         let codec = match kind {
-            Kind::Aac => AudioCodec::Aac,
-            Kind::AacLatm => AudioCodec::AacLatm,
-            Kind::MpegAudio => AudioCodec::Mp3,
-            Kind::Ac3 => AudioCodec::Ac3,
-            Kind::Eac3 => AudioCodec::Eac3,
-            Kind::Opus { channels } => AudioCodec::Opus { channels },
-            Kind::H264 | Kind::Hevc => return None,
+            TsCodec::Aac => AudioCodec::Aac,
+            TsCodec::AacLatm => AudioCodec::AacLatm,
+            TsCodec::MpegAudio => AudioCodec::Mp3,
+            TsCodec::Ac3 => AudioCodec::Ac3,
+            TsCodec::Eac3 => AudioCodec::Eac3,
+            TsCodec::Opus { channels } => AudioCodec::Opus { channels },
+            TsCodec::H264 | TsCodec::Hevc => return None,
         };
         Some(Self {
             pid,

@@ -1,8 +1,8 @@
 //! Monitoring of MPEG-TS (ISO/IEC 13818-1): the PIDs with their stream types and continuity errors, and the
 //! checks of ETSI TR 101 290. Nothing is altered, and errors are counted, never refused.
 
+pub(crate) mod codec;
 mod framing;
-pub(crate) mod kind;
 mod pid_map;
 mod presence;
 pub(crate) mod sections;
@@ -220,7 +220,7 @@ impl Programs {
                 entry.stats.pid = pid;
                 entry.program = Some(program);
                 entry.number = section.number;
-                let codec = kind::name(section.descriptors, stream_type, descriptors);
+                let codec = codec::name(section.descriptors, stream_type, descriptors);
                 self.changed |= entry.stats.stream_type != Some(stream_type) || entry.codec != codec;
                 entry.codec = codec;
                 entry.stats.stream_type = Some(stream_type);

@@ -5,7 +5,7 @@ use super::sections::descriptors;
 
 /// The codec of an elementary stream that can be carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum TsCodec {
     H264,
     Hevc,
     Aac,
@@ -19,28 +19,28 @@ pub(crate) enum Kind {
     },
 }
 
-impl Kind {
+impl TsCodec {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Kind::H264 => "H.264",
-            Kind::Hevc => "HEVC",
-            Kind::Aac => "AAC",
-            Kind::AacLatm => "AAC (LATM)",
-            Kind::MpegAudio => "MPEG audio",
-            Kind::Ac3 => "AC-3",
-            Kind::Eac3 => "E-AC-3",
-            Kind::Opus { .. } => "Opus",
+            TsCodec::H264 => "H.264",
+            TsCodec::Hevc => "HEVC",
+            TsCodec::Aac => "AAC",
+            TsCodec::AacLatm => "AAC (LATM)",
+            TsCodec::MpegAudio => "MPEG audio",
+            TsCodec::Ac3 => "AC-3",
+            TsCodec::Eac3 => "E-AC-3",
+            TsCodec::Opus { .. } => "Opus",
         }
     }
 
     pub(crate) fn is_video(self) -> bool {
-        matches!(self, Kind::H264 | Kind::Hevc)
+        matches!(self, TsCodec::H264 | TsCodec::Hevc)
     }
 }
 
 /// Returns the common name of the codec of a stream, whether RTMP can carry it or not.
 pub(crate) fn name(program: &[u8], stream_type: u8, stream: &[u8]) -> &'static str {
-    match kind(program, stream_type, stream) {
+    match ts_codec(program, stream_type, stream) {
         Ok(kind) => kind.name(),
         Err(name) => name,
     }
@@ -48,38 +48,38 @@ pub(crate) fn name(program: &[u8], stream_type: u8, stream: &[u8]) -> &'static s
 
 /// Returns the codec of a stream by its type, its descriptors and those of its program, or the name of one that RTMP
 /// cannot carry.
-pub(crate) fn kind(program: &[u8], stream_type: u8, stream: &[u8]) -> Result<Kind, &'static str> {
+pub(crate) fn ts_codec(program: &[u8], stream_type: u8, stream: &[u8]) -> Result<TsCodec, &'static str> {
     let is_disc = descriptors(program).any(|(tag, body)| tag == 0x05 && body.starts_with(b"HDMV"));
     match stream_type {
         0x01 => Err("MPEG-1 video"),
         0x02 => Err("MPEG-2 video"),
-        0x03 | 0x04 => Ok(Kind::MpegAudio),
+        0x03 | 0x04 => Ok(TsCodec::MpegAudio),
         0x05 | 0x06 => private(stream),
         0x0d => Err("DSM-CC"),
-        0x0f => Ok(Kind::Aac),
+        0x0f => Ok(TsCodec::Aac),
         0x10 => Err("MPEG-4 Part 2 video"),
-        0x11 => Ok(Kind::AacLatm),
+        0x11 => Ok(TsCodec::AacLatm),
         0x15 if registered(stream, b"KLVA") => Err("KLV metadata"),
         0x15 => Err("timed metadata"),
-        0x1b => Ok(Kind::H264),
+        0x1b => Ok(TsCodec::H264),
         0x1f | 0x20 => Err("H.264 (second layer or view)"),
         0x21 => Err("JPEG 2000"),
-        0x24 => Ok(Kind::Hevc),
+        0x24 => Ok(TsCodec::Hevc),
         0x25..=0x29 => Err("HEVC (second layer)"),
         0x33 => Err("VVC"),
         0x42 | 0xd2 | 0xd4 => Err("AVS video"),
         0x80 if is_disc || !registered(stream, b"DCII") && descriptors(program).next().is_none() => Err("LPCM"),
         0x80 => Err("MPEG-2 video (DigiCipher II)"),
-        0x81 => Ok(Kind::Ac3),
+        0x81 => Ok(TsCodec::Ac3),
         0x82 if is_disc => Err("DTS"),
         0x82 => Err("subtitles (SCTE 27)"),
         0x83 if is_disc => Err("TrueHD"),
         0x83 => Err("LPCM"),
-        0x84 if is_disc => Ok(Kind::Eac3),
+        0x84 if is_disc => Ok(TsCodec::Eac3),
         0x85 if is_disc => Err("DTS-HD"),
         0x86 if is_disc => Err("DTS-HD"),
         0x86 => Err("SCTE 35"),
-        0x87 => Ok(Kind::Eac3),
+        0x87 => Ok(TsCodec::Eac3),
         0x88 | 0x8a => Err("DTS"),
         0x90 if is_disc => Err("subtitles (PGS)"),
         0xd1 => Err("Dirac"),
@@ -96,15 +96,15 @@ fn registered(stream: &[u8], format: &[u8; 4]) -> bool {
 }
 
 /// Returns the codec of private data, which its descriptors name.
-fn private(stream: &[u8]) -> Result<Kind, &'static str> {
+fn private(stream: &[u8]) -> Result<TsCodec, &'static str> {
     let mut opus_channels = None;
     let mut named = Err("private data");
     for (tag, body) in descriptors(stream) {
         match (tag, body.get(..4).unwrap_or(body)) {
-            (0x05, b"Opus") => named = Ok(Kind::Opus { channels: 2 }),
-            (0x05, b"AC-3") | (0x6a, _) => named = Ok(Kind::Ac3),
-            (0x05, b"EAC3") | (0x7a, _) => named = Ok(Kind::Eac3),
-            (0x05, b"HEVC") => named = Ok(Kind::Hevc),
+            (0x05, b"Opus") => named = Ok(TsCodec::Opus { channels: 2 }),
+            (0x05, b"AC-3") | (0x6a, _) => named = Ok(TsCodec::Ac3),
+            (0x05, b"EAC3") | (0x7a, _) => named = Ok(TsCodec::Eac3),
+            (0x05, b"HEVC") => named = Ok(TsCodec::Hevc),
             (0x05, b"AV01") => named = Err("AV1"),
             (0x05, b"VVC ") => named = Err("VVC"),
             (0x05, b"KLVA") => named = Err("KLV metadata"),
@@ -126,9 +126,9 @@ fn private(stream: &[u8]) -> Result<Kind, &'static str> {
         }
     }
     match (named, opus_channels) {
-        (Ok(Kind::Opus { .. }), Some(channels @ 1..=2)) => Ok(Kind::Opus { channels }),
+        (Ok(TsCodec::Opus { .. }), Some(channels @ 1..=2)) => Ok(TsCodec::Opus { channels }),
         // Surround needs a mapping that is not in the stream.
-        (Ok(Kind::Opus { .. }), Some(_)) => Err("Opus (surround)"),
+        (Ok(TsCodec::Opus { .. }), Some(_)) => Err("Opus (surround)"),
         (named, _) => named,
     }
 }
@@ -139,11 +139,11 @@ mod tests {
 
     #[test]
     fn stream_kinds_are_told_from_types_and_descriptors() {
-        let of = |stream_type: u8, own: &[u8], program: &[u8]| kind(program, stream_type, own);
-        assert_eq!(of(0x1b, &[], &[]), Ok(Kind::H264));
-        assert_eq!(of(0x06, b"\x05\x04HEVC", &[]), Ok(Kind::Hevc));
-        assert_eq!(of(0x06, &[0x6a, 1, 0], &[]), Ok(Kind::Ac3));
-        assert_eq!(of(0x06, b"\x05\x04Opus\x7f\x02\x80\x01", &[]), Ok(Kind::Opus { channels: 1 }));
+        let of = |stream_type: u8, own: &[u8], program: &[u8]| ts_codec(program, stream_type, own);
+        assert_eq!(of(0x1b, &[], &[]), Ok(TsCodec::H264));
+        assert_eq!(of(0x06, b"\x05\x04HEVC", &[]), Ok(TsCodec::Hevc));
+        assert_eq!(of(0x06, &[0x6a, 1, 0], &[]), Ok(TsCodec::Ac3));
+        assert_eq!(of(0x06, b"\x05\x04Opus\x7f\x02\x80\x01", &[]), Ok(TsCodec::Opus { channels: 1 }));
         assert_eq!(of(0x06, b"\x05\x04Opus\x7f\x02\x80\x06", &[]), Err("Opus (surround)"));
         assert_eq!(of(0x06, &[0x56, 0], &[]), Err("teletext"));
         assert_eq!(of(0x06, &[0x59, 0], &[]), Err("DVB subtitles"));
