@@ -6,7 +6,7 @@
 //! completion.
 
 use super::{
-    Applied, Shared,
+    Applied, EngineState,
     outputs::{self, Ending, OpenedOutput, RunningOutput},
     running::{Running, config, not_found},
     start,
@@ -47,7 +47,7 @@ impl Caller {
 
 /// Claim on an address and key for an endpoint that is not running yet. It is given back unless the endpoint starts.
 pub(super) struct Reserved<'a> {
-    shared: &'a Shared,
+    shared: &'a EngineState,
     id: u64,
     claim: Option<Claim>,
 }
@@ -213,7 +213,7 @@ impl Running {
         Ok(Applied::Reconnect)
     }
 
-    fn check_new(&self, shared: &Shared, output: Output) -> Result<Output, Error> {
+    fn check_new(&self, shared: &EngineState, output: Output) -> Result<Output, Error> {
         let output = check_output("output", self.input, output)?;
         let region = start::region(shared, &output).map_err(|problem| config("output.region", problem))?;
         if region.is_remote() {
@@ -245,7 +245,7 @@ impl Running {
     /// Takes a claim for an endpoint that is about to be opened. `what`: source or output.
     pub(super) fn reserve<'a>(
         &self,
-        shared: &'a Shared,
+        shared: &'a EngineState,
         what: &str,
         claim: Option<Claim>,
     ) -> Result<Reserved<'a>, Error> {
@@ -259,7 +259,7 @@ impl Running {
     /// Opens the sockets of a new output. Returns them with its status.
     async fn open_new(
         &self,
-        shared: &Shared,
+        shared: &EngineState,
         output: &Output,
         abandoned: &CancellationToken,
     ) -> Result<(Arc<Status>, OpenedOutput), Error> {
@@ -271,7 +271,7 @@ impl Running {
     /// Opens the sockets of an output, unless the flow stops or the change is abandoned meanwhile.
     async fn open(
         &self,
-        shared: &Shared,
+        shared: &EngineState,
         output: &Output,
         status: &Arc<Status>,
         abandoned: &CancellationToken,

@@ -4,7 +4,7 @@
 //! its entry among the enabled sources. Changes have the two steps of [`super::changes`], under the same lock.
 
 use super::{
-    Applied, Shared,
+    Applied, EngineState,
     changes::Caller,
     running::{Running, config, not_found},
     sources::{RunningSource, SourceRun, group_terms, open_source},
@@ -140,7 +140,7 @@ impl Running {
     /// is opened again.
     async fn reopen_as(
         &self,
-        shared: &Shared,
+        shared: &EngineState,
         old: &Arc<Status>,
         source: &Source,
         caller: &Caller,
@@ -316,7 +316,7 @@ impl Running {
         Ok(source)
     }
 
-    fn open_enabled(&self, shared: &Shared, source: &Source) -> Result<Option<Box<dyn OpenSource>>, Error> {
+    fn open_enabled(&self, shared: &EngineState, source: &Source) -> Result<Option<Box<dyn OpenSource>>, Error> {
         if !source.common.enabled {
             return Ok(None);
         }
@@ -331,7 +331,7 @@ impl Running {
     /// outputs.
     fn run_at(
         &self,
-        shared: &Shared,
+        shared: &EngineState,
         source: &RunningSource,
         opened: Box<dyn OpenSource>,
         place: usize,
@@ -343,7 +343,7 @@ impl Running {
     }
 
     /// Runs an opened source whose entry is in the list and does not run. Must be called under the lock of the outputs.
-    fn put_run(&self, shared: &Shared, place: usize, opened: Box<dyn OpenSource>) -> Result<(), Error> {
+    fn put_run(&self, shared: &EngineState, place: usize, opened: Box<dyn OpenSource>) -> Result<(), Error> {
         let entry = |source: &RunningSource| RunningSource {
             source: source.source.clone(),
             status: source.status.clone(),

@@ -63,14 +63,14 @@ pub struct Engine(Arc<Owner>);
 /// Owner of an engine's flows and runtime, shared by the clones of the engine.
 #[derive(Debug)]
 struct Owner {
-    shared: Arc<Shared>,
+    shared: Arc<EngineState>,
     /// Runtime of the engine's own, if it has one. Dropped in the background.
     runtime: Option<Runtime>,
 }
 
 /// State of an engine that the handles of its running flows share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct EngineState {
     runtime: Handle,
     workers: usize,
     regions: Mutex<BTreeMap<String, Region>>,
@@ -86,7 +86,7 @@ pub(crate) struct Shared {
     is_shut_down: AtomicBool,
 }
 
-impl Shared {
+impl EngineState {
     fn flows(&self) -> Guard<'_, HashMap<String, Arc<Running>>> {
         lock(&self.flows)
     }
@@ -305,7 +305,7 @@ impl EngineBuilder {
             tls: Arc::new(TlsIdentity::new(self.tls_server, self.tls_roots)),
             ports: Ports::default(),
         };
-        let shared = Shared {
+        let shared = EngineState {
             workers: handle.metrics().num_workers(),
             runtime: handle,
             regions: Mutex::new(self.regions),

@@ -1,7 +1,7 @@
 //! Outputs of a flow, which are opened first and then run.
 
 use super::{
-    Shared,
+    EngineState,
     region::{Attachment, FlowParts, Region, RemoteEnd, RemoteRegion, Removal},
     running::Running,
     start::region,
@@ -130,7 +130,7 @@ pub(super) enum OpenedOutput {
 
 /// Opens the sockets of an output, unless it is disabled or runs on other machines.
 pub(super) async fn open_output(
-    shared: &Shared,
+    shared: &EngineState,
     flow: &str,
     output: &Output,
     bandwidth: &FlowBandwidth,
@@ -159,7 +159,7 @@ impl Running {
     /// Runs an initial output of a flow.
     pub(super) fn put_output(
         &self,
-        shared: &Shared,
+        shared: &EngineState,
         output: Output,
         status: Arc<Status>,
         opened: OpenedOutput,
@@ -183,7 +183,7 @@ impl Running {
     /// another machine begins only then.
     pub(super) fn run_output(
         &self,
-        shared: &Shared,
+        shared: &EngineState,
         output: Output,
         status: Arc<Status>,
         opened: OpenedOutput,
@@ -233,7 +233,7 @@ impl Running {
     /// brings the flow.
     fn enter_region(
         &self,
-        shared: &Shared,
+        shared: &EngineState,
         region: &Arc<RemoteRegion>,
         output: &Output,
         status: &Arc<Status>,

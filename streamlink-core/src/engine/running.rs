@@ -1,7 +1,7 @@
 //! State of a running flow, shared by its handle, the engine and its changes; its statistics, and its end.
 
 use super::{
-    Shared,
+    EngineState,
     handle::{FlowHandle, Owner},
     outputs::{OutputEnd, RunningOutput},
     region::Attachment,
@@ -31,7 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) struct Running {
     pub(super) id: u64,
     pub(super) name: String,
-    pub(super) shared: Weak<Shared>,
+    pub(super) shared: Weak<EngineState>,
     pub(super) input: InputProtocol,
     pub(super) media: FlowMedia,
     /// Source group, which publishes the media of the sources into the ring.
@@ -246,7 +246,7 @@ impl Running {
         found.is_some_and(|output| output.status.snapshot().players.iter().any(|player| player.peer == peer))
     }
 
-    pub(super) fn alive(&self) -> Result<Arc<Shared>, Error> {
+    pub(super) fn alive(&self) -> Result<Arc<EngineState>, Error> {
         match self.shared.upgrade() {
             Some(shared) if !self.stop.is_cancelled() => Ok(shared),
             _ => Err(Error::Stopped("flow")),

@@ -1,6 +1,6 @@
 //! Sources of a flow, which are opened first and then run. Cold sources connect only when they are needed.
 
-use super::{Shared, running::Running};
+use super::{EngineState, running::Running};
 use crate::{
     endpoint::{
         AppSource, Bandwidth, SourceContext, SourceTunables, Status,
@@ -75,7 +75,7 @@ impl RunningSource {
 
 /// Opens the sockets of a source.
 pub(super) fn open_source(
-    shared: &Shared,
+    shared: &EngineState,
     flow: &str,
     source: &Source,
     bandwidth: Bandwidth,
@@ -94,7 +94,7 @@ impl Running {
     /// Runs an opened source under its number in the group. A `cold` source connects only when it is needed.
     pub(super) fn run_source(
         &self,
-        shared: &Shared,
+        shared: &EngineState,
         source: &RunningSource,
         opened: Box<dyn OpenSource>,
         number: usize,

@@ -1,7 +1,7 @@
 //! Start of a flow. All sources and outputs are opened first, and run only when all of them are open.
 
 use super::{
-    FlowHandle, Shared,
+    EngineState, FlowHandle,
     outputs::open_output,
     region::Region,
     running::Running,
@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Claims of a flow, which are given back if the flow does not start.
 struct Reservation<'a> {
-    shared: &'a Shared,
+    shared: &'a EngineState,
     id: u64,
     kept: bool,
 }
@@ -45,7 +45,7 @@ impl Drop for Reservation<'_> {
 
 /// Takes the exclusive claims of a flow.
 fn reserve<'a>(
-    shared: &'a Shared,
+    shared: &'a EngineState,
     id: u64,
     flow: &str,
     claims: Vec<(String, Claim)>,
@@ -68,7 +68,7 @@ fn reserve<'a>(
     }
 }
 
-pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHandle, Error> {
+pub(super) async fn start(shared: Arc<EngineState>, mut flow: Flow) -> Result<FlowHandle, Error> {
     let name = flow.name().to_owned();
     if shared.is_shut_down.load(Ordering::SeqCst) {
         return Err(Error::Stopped("engine"));
@@ -182,7 +182,7 @@ pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHan
 }
 
 /// Returns what is valid in a flow and may have been meant otherwise.
-fn remarks(shared: &Shared, flow: &Flow) -> Vec<Event> {
+fn remarks(shared: &EngineState, flow: &Flow) -> Vec<Event> {
     let sources = flow.sources.iter().map(|source| (source.name(), source.called_own_address(is_local_ip)));
     let outputs = flow.outputs.iter().filter(|output| !is_remote(shared, output));
     let outputs = outputs.map(|output| (output.name(), output.called_own_address(is_local_ip)));
@@ -207,7 +207,7 @@ pub(super) fn check_congestion(name: Option<String>) -> Result<(), ConfigErrorKi
 }
 
 /// Checks the congestion controls of all endpoints of this machine.
-fn check_kernel(shared: &Shared, flow: &Flow) -> Result<(), ConfigErrors> {
+fn check_kernel(shared: &EngineState, flow: &Flow) -> Result<(), ConfigErrors> {
     let sources = flow.sources.iter().enumerate().map(|(i, s)| (format!("sources[{i}]"), s.congestion()));
     let outputs = flow.outputs.iter().enumerate().filter(|(_, output)| !is_remote(shared, output));
     let outputs = outputs.map(|(i, o)| (format!("outputs[{i}]"), o.congestion()));
@@ -218,7 +218,7 @@ fn check_kernel(shared: &Shared, flow: &Flow) -> Result<(), ConfigErrors> {
     ConfigErrors::collect(errors.collect()).map_or(Ok(()), Err)
 }
 
-fn check_regions(shared: &Shared, outputs: &[Output]) -> Result<(), ConfigErrors> {
+fn check_regions(shared: &EngineState, outputs: &[Output]) -> Result<(), ConfigErrors> {
     let errors = outputs.iter().enumerate().filter_map(|(i, output)| {
         let problem = region(shared, output).err()?;
         Some(ConfigError::new(format!("outputs[{i}].region"), problem))
@@ -227,7 +227,7 @@ fn check_regions(shared: &Shared, outputs: &[Output]) -> Result<(), ConfigErrors
 }
 
 /// Returns the region of an output.
-pub(super) fn region(shared: &Shared, output: &Output) -> Result<Region, ConfigErrorKind> {
+pub(super) fn region(shared: &EngineState, output: &Output) -> Result<Region, ConfigErrorKind> {
     let Some(name) = &output.common.region else { return Ok(Region::Local(Egress::default())) };
     let regions = shared.regions();
     match regions.get(name) {
@@ -245,11 +245,11 @@ pub(super) fn region(shared: &Shared, output: &Output) -> Result<Region, ConfigE
 }
 
 /// Returns true if an output runs on other machines.
-fn is_remote(shared: &Shared, output: &Output) -> bool {
+fn is_remote(shared: &EngineState, output: &Output) -> bool {
     region(shared, output).is_ok_and(|region| region.is_remote())
 }
 
 /// Returns what an output claims on this machine.
-pub(super) fn local_claim(shared: &Shared, output: &Output) -> Option<Claim> {
+pub(super) fn local_claim(shared: &EngineState, output: &Output) -> Option<Claim> {
     output.claim().filter(|_| !is_remote(shared, output))
 }
