@@ -157,11 +157,11 @@ impl RtmpClient {
         self.status.counters.dropped.add(fresh.missed_since(reader));
         *reader = fresh;
         let player = Player::new(up.peer, Instant::now());
-        let outbox = SendQueue::new(RtmpWire { framing: up.session.link().framing(), publishes: true });
+        let queue = SendQueue::new(RtmpWire { framing: up.session.link().framing(), publishes: true });
         let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW, bandwidth: bandwidth.clone() };
         let end = {
             let mut sending =
-                pin!(send(&mut up.stream, &mut up.session, reader, outbox, &player, pace, player.ended(&self.stop)));
+                pin!(send(&mut up.stream, &mut up.session, reader, queue, &player, pace, player.ended(&self.stop)));
             let mut stats = tokio::time::interval(STATS_INTERVAL);
             loop {
                 tokio::select! {

@@ -329,12 +329,11 @@ impl RequestedConnection {
         }
         let wire = RtmpWire { framing: self.session.link().framing(), publishes: false };
         let _interest = wire.layout().map(|layout| ring.layout_interest(layout));
-        let mut outbox = SendQueue::new(wire);
-        outbox.push_control(self.session.link().take_output());
+        let mut queue = SendQueue::new(wire);
+        queue.push_control(self.session.link().take_output());
         let mut reader = ring.reader_from_start(terms.gop_cache);
         let pace = WritePacing { coalesce: terms.coalesce, slow: terms.slow, bandwidth: terms.bandwidth };
-        let end =
-            send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, player.ended(stop)).await;
+        let end = send(&mut self.stream, &mut self.session, &mut reader, queue, player, pace, player.ended(stop)).await;
         drop(reader);
         if matches!(end, End::Stopped) {
             close_with(&mut self.stream, &[]).await;

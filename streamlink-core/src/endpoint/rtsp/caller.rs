@@ -300,11 +300,11 @@ impl RtspClient {
                 if !up.udp.is_empty() {
                     return self.record_udp(up, reader, &player).await;
                 }
-                let outbox = SendQueue::new(Interleaved::new(up.session.tracks()));
+                let queue = SendQueue::new(Interleaved::new(up.session.tracks()));
                 let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW, bandwidth: bandwidth.clone() };
                 let next_keep_alive = Instant::now() + up.session.keep_alive_interval();
                 let mut recorder = RecordingClient { session: &mut up.session, next_keep_alive };
-                send(&mut up.stream, &mut recorder, reader, outbox, &player, pace, player.ended(&self.stop)).await
+                send(&mut up.stream, &mut recorder, reader, queue, &player, pace, player.ended(&self.stop)).await
             });
             let mut stats = tokio::time::interval(STATS_INTERVAL);
             loop {

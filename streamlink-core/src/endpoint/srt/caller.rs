@@ -21,7 +21,7 @@ use crate::{
     lock::log_handshake,
     media::Packet as MediaPacket,
     net::{Egress, Receiver, UdpOptions, UdpSocket},
-    proto::srt::{self, ConnectionStats, Control, Delivered, Local, Outbox, Packet, Rejection, Terms, destination},
+    proto::srt::{self, ConnectionStats, Control, Delivered, Local, Packet, Rejection, SendBatch, Terms, destination},
     random::Random,
     router::{Batch, Reader},
 };
@@ -283,7 +283,7 @@ pub(super) struct ConnectedClient {
 
 impl ConnectedClient {
     async fn run(&mut self, call: &mut SrtClient, mut ingest: Option<&mut Ingest>, lag: &mut LagReport) -> Outcome {
-        let mut outbox = Outbox::default();
+        let mut batch = SendBatch::default();
         let mut window: Vec<Arc<Batch>> = Vec::new();
         let mut inbox = Vec::new();
         let mut settled = ConnectionStats::default();
@@ -333,7 +333,7 @@ impl ConnectedClient {
             if ended {
                 self.io.connection.shut_down(now);
             }
-            self.io.flush(&self.socket, &mut outbox, now);
+            self.io.flush(&self.socket, &mut batch, now);
             if now >= next_stats || ended || reason.is_some() {
                 next_stats = now + STATS_INTERVAL;
                 let unsent = self.statistics(&call.status, &call.events, ingest.is_some(), &mut settled, now);

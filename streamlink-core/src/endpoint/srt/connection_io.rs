@@ -3,7 +3,7 @@
 use super::super::LossReason;
 use crate::{
     net::{Datagram, Peer, Sender, UdpSocket},
-    proto::srt::{CloseReason, Connection, Outbox},
+    proto::srt::{CloseReason, Connection, SendBatch},
 };
 use std::{net::IpAddr, time::Instant};
 
@@ -46,17 +46,17 @@ impl ConnectionIo {
 
     /// Sends all packets that are due. Packets that the socket does not take count as lost on the network, and are
     /// retransmitted.
-    pub(super) fn flush(&mut self, socket: &UdpSocket, outbox: &mut Outbox, now: Instant) {
+    pub(super) fn flush(&mut self, socket: &UdpSocket, batch: &mut SendBatch, now: Instant) {
         loop {
-            self.connection.fill(outbox, CHUNK, now);
-            if outbox.is_empty() {
+            self.connection.fill(batch, CHUNK, now);
+            if batch.is_empty() {
                 return;
             }
             let mut datagrams = [Datagram { head: &[], body: &[] }; CHUNK];
-            for (datagram, (head, body)) in datagrams.iter_mut().zip(self.connection.parts(outbox)) {
+            for (datagram, (head, body)) in datagrams.iter_mut().zip(self.connection.parts(batch)) {
                 *datagram = Datagram { head, body };
             }
-            self.sender.send_to(socket, self.to.as_ref(), &datagrams[..outbox.len()]);
+            self.sender.send_to(socket, self.to.as_ref(), &datagrams[..batch.len()]);
         }
     }
 }

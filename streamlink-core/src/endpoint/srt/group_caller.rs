@@ -25,7 +25,7 @@ use crate::{
     net::{Datagram, Received, Receiver, Sender, UdpSocket},
     proto::srt::{
         self, BackupLeg, BackupMember, BackupSender, Connection, ConnectionStats, Control, GroupId, GroupInput,
-        GroupNumbers, Local, Outbox, Packet, Progress, Rejection, Sequence, arrival_within, destination,
+        GroupNumbers, Local, Packet, Progress, Rejection, SendBatch, Sequence, arrival_within, destination,
     },
     router::Batch,
 };
@@ -59,7 +59,7 @@ pub(super) struct GroupSession {
     settled_lost: u64,
     pub(super) was_up: bool,
     pub(super) last_failure: Option<LossReason>,
-    outbox: Outbox,
+    batch: SendBatch,
 }
 
 /// Makes one attempt at a group, and runs it until its last member is lost.
@@ -146,7 +146,7 @@ impl GroupSession {
             settled_lost: 0,
             was_up: false,
             last_failure: None,
-            outbox: Outbox::default(),
+            batch: SendBatch::default(),
         };
         for node in call.members.list() {
             let member = session.new_member(node, call, now);
@@ -269,7 +269,7 @@ impl GroupSession {
             // It was removed while it was called.
             connection.shut_down(now);
             let mut io = ConnectionIo::new(connection, &socket, None);
-            io.flush(&socket, &mut self.outbox, now);
+            io.flush(&socket, &mut self.batch, now);
             member.state = MemberState::Waiting(now);
             return;
         }
@@ -494,7 +494,7 @@ impl GroupSession {
         for member in &mut self.members {
             if let MemberState::Up(up) = &mut member.state {
                 let Up { io, socket, .. } = &mut **up;
-                io.flush(socket, &mut self.outbox, now);
+                io.flush(socket, &mut self.batch, now);
             }
         }
     }

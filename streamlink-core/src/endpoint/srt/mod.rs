@@ -17,4 +17,4 @@ mod rates;
 mod route;
 mod task;
 mod terms;
-mod turns;
+mod turn_schedule;

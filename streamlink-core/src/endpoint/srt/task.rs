@@ -13,12 +13,12 @@ use super::{
     groups::{Group, GroupKey, Groups, member_stats},
     port::Command,
     route::{OpenRoute, Route, RouteMedia},
-    turns::Turns,
+    turn_schedule::TurnSchedule,
 };
 use crate::{
     media::Packet as MediaPacket,
     net::{Peer, Received, Receiver, Sender, UdpSocket},
-    proto::srt::{Control, Delivered, Listener, Outbox, Packet, destination},
+    proto::srt::{Control, Delivered, Listener, Packet, SendBatch, destination},
     random::Random,
     router::{Batch, State},
 };
@@ -59,7 +59,7 @@ pub(super) struct PortTask {
     pub(super) by_peer: HashMap<(SocketAddr, u32), u32>,
     pub(super) attempts: Attempts,
     timers: BTreeSet<(Instant, u32)>,
-    outbox: Outbox,
+    batch: SendBatch,
     window: Vec<Arc<Batch>>,
     inbox: Vec<Received>,
     /// Outputs that have media to send.
@@ -67,7 +67,7 @@ pub(super) struct PortTask {
     /// Connections that have something to do in this turn.
     touched: Vec<u32>,
     next_stats: Instant,
-    pub(super) turns: Turns,
+    pub(super) turns: TurnSchedule,
 }
 
 impl PortTask {
@@ -86,13 +86,13 @@ impl PortTask {
             groups: Groups::default(),
             by_peer: HashMap::new(),
             timers: BTreeSet::new(),
-            outbox: Outbox::default(),
+            batch: SendBatch::default(),
             window: Vec::new(),
             inbox: Vec::new(),
             ready: Vec::new(),
             touched: Vec::new(),
             next_stats: now + STATS_INTERVAL,
-            turns: Turns::new(now),
+            turns: TurnSchedule::new(now),
             socket,
         }
     }
@@ -374,13 +374,13 @@ impl PortTask {
                 group.attend(&mut self.callers, now);
                 for other in group.members.iter().filter(|other| **other != id) {
                     if let Some(caller) = self.callers.get_mut(other) {
-                        caller.io.flush(&self.socket, &mut self.outbox, now);
+                        caller.io.flush(&self.socket, &mut self.batch, now);
                     }
                 }
             }
         }
         let Some(caller) = self.callers.get_mut(&id) else { return };
-        caller.io.flush(&self.socket, &mut self.outbox, now);
+        caller.io.flush(&self.socket, &mut self.batch, now);
         if let Some(reason) = caller.io.loss() {
             return self.close(id, reason, now);
         }
@@ -397,7 +397,7 @@ impl PortTask {
     pub(super) fn close(&mut self, id: u32, reason: LossReason, now: Instant) {
         if let Some(caller) = self.callers.get_mut(&id) {
             caller.io.connection.shut_down(now);
-            caller.io.flush(&self.socket, &mut self.outbox, now);
+            caller.io.flush(&self.socket, &mut self.batch, now);
         }
         self.forget(id, reason, now);
     }

@@ -8,11 +8,11 @@ use super::{
     arena::Arena,
     fec::{FecDecoder, FecEncoder, Rebuilt},
     key_exchange::KeyExchange,
-    outbox::{Body, Outbox},
     packet::{Ack, Control, DataHeader, HEADER, KeyFlag, Packet, write_control},
     receive::{ReceiveCounts, ReceiveHalf},
     round_trip::RoundTrip,
     send::{Acknowledged, Pacing, Selected, SendCounts, SendHalf},
+    send_batch::{Body, SendBatch},
     sequence::Sequence,
 };
 use crate::packet_filter::FilterArq;
@@ -501,13 +501,13 @@ impl Connection {
         Some(others.into_iter().flatten().fold(idle.min(alive), Instant::min))
     }
 
-    /// Fills an outbox with the packets that leave now, at most `most`. Control packets come behind data packets: as the
+    /// Fills a batch with the packets that leave now, at most `most`. Control packets come behind data packets: as the
     /// shorter last one of a run, the first of them leaves in the same system call.
-    pub(crate) fn fill(&mut self, outbox: &mut Outbox, most: usize, now: Instant) {
-        outbox.clear();
+    pub(crate) fn fill(&mut self, batch: &mut SendBatch, most: usize, now: Instant) {
+        batch.clear();
         let sends_data = self.closed.is_none() && !self.ending;
         while sends_data
-            && outbox.len() < most
+            && batch.len() < most
             && let Some(selected) = self.sender.poll(now, self.agreement.peer_id)
         {
             self.last_said = now;
@@ -515,46 +515,46 @@ impl Connection {
                 self.last_progress = now;
             }
             match selected {
-                Selected::Data { header, index } => self.put_data(outbox, &header, index),
-                Selected::Repair(header, body) => outbox.push(header, Body::Repair(body)),
+                Selected::Data { header, index } => self.put_data(batch, &header, index),
+                Selected::Repair(header, body) => batch.push(header, Body::Repair(body)),
             }
         }
-        while outbox.len() < most
+        while batch.len() < most
             && let Some(packet) = self.control.pop_front()
         {
-            outbox.push([0; HEADER], Body::Control(packet));
+            batch.push([0; HEADER], Body::Control(packet));
         }
     }
 
-    /// Puts a data packet into an outbox, encrypted if it has to be.
-    fn put_data(&mut self, outbox: &mut Outbox, header: &DataHeader, index: usize) {
+    /// Puts a data packet into a batch, encrypted if it has to be.
+    fn put_data(&mut self, batch: &mut SendBatch, header: &DataHeader, index: usize) {
         let raw = header.to_bytes();
         if header.key == KeyFlag::Clear {
             self.sender.protect(header, index, None);
-            return outbox.push(raw, Body::Held(index));
+            return batch.push(raw, Body::Held(index));
         }
-        let start = outbox.sealed.len();
+        let start = batch.sealed.len();
         let (Some(keys), Some(payload)) = (self.keys.of_ours(), self.sender.payload(index)) else { return };
-        if !keys.seal(header.key, header.sequence, raw, payload, &mut outbox.sealed) {
+        if !keys.seal(header.key, header.sequence, raw, payload, &mut batch.sealed) {
             return; // never the case, as keys are kept for what was pushed with them; clear text is not sent
         }
-        let end = outbox.sealed.len();
-        self.sender.protect(header, index, outbox.sealed.get(start..end));
-        outbox.push(raw, Body::Sealed(start..end));
+        let end = batch.sealed.len();
+        self.sender.protect(header, index, batch.sealed.get(start..end));
+        batch.push(raw, Body::Sealed(start..end));
     }
 
-    /// Returns header and body of each packet of an outbox that this connection has filled last; the header is empty for
+    /// Returns header and body of each packet of a batch that this connection has filled last; the header is empty for
     /// control packets.
-    pub(crate) fn parts<'a>(&'a self, outbox: &'a Outbox) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        outbox.parts(&self.sender)
+    pub(crate) fn parts<'a>(&'a self, batch: &'a SendBatch) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        batch.parts(&self.sender)
     }
 
     /// Returns the next packet to be sent.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
-        let mut outbox = Outbox::default();
-        self.fill(&mut outbox, 1, now);
-        self.parts(&outbox).map(|(header, body)| [header, body].concat().into()).next()
+        let mut batch = SendBatch::default();
+        self.fill(&mut batch, 1, now);
+        self.parts(&batch).map(|(header, body)| [header, body].concat().into()).next()
     }
 
     /// Returns the next payload that is due for delivery.

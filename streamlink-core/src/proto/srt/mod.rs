@@ -15,7 +15,6 @@ mod held_derivations;
 mod key_exchange;
 mod listener;
 mod loss_list;
-mod outbox;
 mod packet;
 mod peer_clock;
 mod receive;
@@ -24,6 +23,7 @@ mod recorded_tests;
 mod rendezvous;
 mod round_trip;
 mod send;
+mod send_batch;
 mod sequence;
 mod terms;
 #[cfg(test)]
@@ -38,9 +38,9 @@ pub(crate) use handshake::{BACKUP, GroupExtension, Handshake};
 #[cfg(test)]
 pub(crate) use held_derivations::HeldDerivations;
 pub(crate) use listener::{Greeting, Listener};
-pub(crate) use outbox::Outbox;
 pub(crate) use packet::{Control, Packet, destination, write_control};
 pub(crate) use rendezvous::Rendezvous;
 pub(crate) use send::Pacing;
+pub(crate) use send_batch::SendBatch;
 pub(crate) use sequence::Sequence;
 pub(crate) use terms::{Groups, Local, Rejection, Terms, acceptable};

@@ -27,7 +27,7 @@ const LONGEST_OF_SOURCES: Duration = Duration::from_millis(4);
 /// Number of packets in one turn from which a longer pause saves no more: nearly as many as fit into one system call.
 const ENOUGH: usize = 40;
 /// Number of packets in one turn from which there is no pause, because as many more may be waiting.
-const MANY: usize = 400;
+const FULL: usize = 400;
 /// Number of turns in a row with packets after which packets are taken to come all the time. A burst of packets, as of a
 /// picture, is over before: to be woken by the next one costs less than the turns between the two.
 const BUSY: u32 = 5;
@@ -36,7 +36,7 @@ const QUIET: u32 = 2;
 
 /// The times of the turns.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct TurnSchedule {
     longest: Duration,
     is_prompt: bool,
     last: Instant,
@@ -50,7 +50,7 @@ pub(super) struct Turns {
     is_busy: bool,
 }
 
-impl Turns {
+impl TurnSchedule {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             longest: SHORTEST,
@@ -85,7 +85,7 @@ impl Turns {
         self.longest = leeway.clamp(SHORTEST, if has_sources { LONGEST_OF_SOURCES } else { LONGEST });
     }
 
-    /// Takes account of another connection, until [`Turns::set_leeway`] is called again.
+    /// Takes account of another connection, until [`TurnSchedule::set_leeway`] is called again.
     pub(super) fn add_leeway(&mut self, leeway: Duration, is_source: bool) {
         if leeway < self.longest || is_source {
             let longest = if self.is_prompt { Duration::ZERO } else { self.longest };
@@ -96,7 +96,7 @@ impl Turns {
     /// Ends a turn in which so many packets were read, or sent to each peer. If these were many, the next pause is shorter.
     pub(super) fn end(&mut self, packets: usize, now: Instant) {
         let mut pause = self.longest;
-        if packets >= MANY {
+        if packets >= FULL {
             pause = Duration::ZERO;
         } else if packets > ENOUGH {
             let share = ENOUGH as f64 / packets as f64;
@@ -138,7 +138,7 @@ mod tests {
     }
 
     /// Returns the pause after a turn with so many packets, a pause after the one before.
-    fn pause(turns: &mut Turns, packets: usize) -> Duration {
+    fn pause(turns: &mut TurnSchedule, packets: usize) -> Duration {
         turns.end(packets, turns.next());
         turns.pause
     }
@@ -147,7 +147,7 @@ mod tests {
     fn srt_turns_of_all_ports_end_their_pauses_together() {
         let start = last_multiple(*EPOCH, Instant::now(), LONGEST);
         for millis in 0..4 {
-            let mut turns = Turns::new(start);
+            let mut turns = TurnSchedule::new(start);
             turns.set_leeway(ms(90), true);
             turns.end(1, start + ms(millis));
             assert_eq!(turns.next(), start + ms(4), "{millis}");
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn srt_turns_pause_for_the_shortest_leeway() {
-        let mut turns = Turns::new(Instant::now());
+        let mut turns = TurnSchedule::new(Instant::now());
         assert!(turns.is_prompt() && !turns.is_steady());
         for (leeway, sources, expected, is_prompt) in [
             (0, false, 1, true),
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn srt_turns_heed_each_new_connection() {
-        let mut turns = Turns::new(Instant::now());
+        let mut turns = TurnSchedule::new(Instant::now());
         turns.add_leeway(ms(90), false);
         assert!(turns.is_prompt(), "until it is known that no other has less");
         turns.set_leeway(ms(90), false);
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn srt_turns_are_more_frequent_with_many_packets() {
-        let mut turns = Turns::new(last_multiple(*EPOCH, Instant::now(), LONGEST));
+        let mut turns = TurnSchedule::new(last_multiple(*EPOCH, Instant::now(), LONGEST));
         turns.set_leeway(ms(4), false);
         assert_eq!(pause(&mut turns, 40), ms(4));
         assert_eq!(pause(&mut turns, 80), ms(2));
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn srt_turns_stay_frequent_at_a_high_rate() {
-        let mut turns = Turns::new(Instant::now());
+        let mut turns = TurnSchedule::new(Instant::now());
         let per_ms = 100;
         turns.set_leeway(ms(4), true);
         pause(&mut turns, 1);
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn srt_turns_are_steady_until_nothing_comes() {
-        let mut turns = Turns::new(Instant::now());
+        let mut turns = TurnSchedule::new(Instant::now());
         turns.set_leeway(ms(8), false);
         let mut is_steady = |packets: &[usize]| {
             for packets in packets {
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn srt_turns_wait_for_each_burst_of_pictures() {
-        let mut turns = Turns::new(Instant::now());
+        let mut turns = TurnSchedule::new(Instant::now());
         turns.set_leeway(ms(90), true);
         for _ in 0..10 {
             // A picture, then what acknowledges it.

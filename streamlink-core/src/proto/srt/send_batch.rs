@@ -1,5 +1,5 @@
 //! Packets that leave together. A data packet stays where the sender holds it, and is neither copied nor shared on its way
-//! to the socket; an encrypted one is encrypted into the outbox (`Connection::put_data`), whose memory is used again for
+//! to the socket; an encrypted one is encrypted into the batch (`Connection::put_data`), whose memory is used again for
 //! the next.
 //!
 //! Encryption cannot be done once for all receivers of a stream. In SRT the caller generates key and salt (section 6.1.2),
@@ -14,7 +14,7 @@ use std::ops::Range;
 
 /// Packets to be sent, in order.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub(crate) struct SendBatch {
     packets: Vec<Outgoing>,
     /// Encrypted payloads, one behind the other.
     pub(super) sealed: Vec<u8>,
@@ -32,14 +32,14 @@ struct Outgoing {
 pub(super) enum Body {
     /// Payload that the sender holds, by its index.
     Held(usize),
-    /// Part of [`Outbox::sealed`].
+    /// Part of [`SendBatch::sealed`].
     Sealed(Range<usize>),
     Repair(Bytes),
     /// The whole of a control packet, with its header.
     Control(Bytes),
 }
 
-impl Outbox {
+impl SendBatch {
     pub(crate) fn len(&self) -> usize {
         self.packets.len()
     }
