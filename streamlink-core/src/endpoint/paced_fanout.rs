@@ -406,9 +406,12 @@ mod tests {
     async fn paced_fanout_sends_what_is_held_when_the_flow_ends() {
         let rig = Rig::new();
         let outputs: Vec<_> = (0..3).map(|_| rig.add()).collect();
+        let start = Instant::now();
         rig.publish([packet(Some(90_000)), packet(None), packet(None)]);
         tokio::time::sleep(Duration::from_millis(5)).await;
-        assert!(outputs.iter().all(|(got, _)| got.lock().unwrap().is_empty()), "they wait for their time");
+        let is_early = outputs.iter().any(|(got, _)| !got.lock().unwrap().is_empty());
+        // They wait for a tenth of a second; a busy machine may have stood still for longer.
+        assert!(!is_early || start.elapsed() > Duration::from_millis(50));
         rig.publish([packet(None)]);
         rig.ring.close();
         for (_, stop) in &outputs {
