@@ -37,8 +37,8 @@ pub(super) struct AudioTrack {
     /// The PES packet in progress.
     data: Vec<u8>,
     stamp: Option<Stamp>,
-    /// Frames in order, with their timestamps and arrivals.
-    waiting: VecDeque<(Option<u64>, Frame, Instant)>,
+    /// Frames in order, with their arrivals.
+    waiting: VecDeque<(Frame, Instant)>,
     pub(super) sound: Option<Sound>,
 }
 
@@ -86,7 +86,7 @@ impl AudioTrack {
 
     /// Returns the first timestamp of the frames that wait.
     pub(super) fn first_stamp(&self) -> Option<u64> {
-        self.waiting.iter().find_map(|(raw, _, _)| *raw)
+        self.waiting.iter().find_map(|(frame, _)| frame.stamp)
     }
 
     /// Takes a packet.
@@ -115,20 +115,18 @@ impl AudioTrack {
 
     fn parse(&mut self, arrival: Instant) {
         let data = std::mem::take(&mut self.data);
-        for frame in self.parser.parse(&data) {
-            // The timestamp of a PES packet is that of the first frame that begins in it.
-            let raw = if frame.carried { None } else { self.stamp.take().map(|stamp| stamp.pts) };
+        let stamp = self.stamp.take().map(|stamp| stamp.pts);
+        for frame in self.parser.parse(&data, stamp) {
             if self.waiting.len() < MAX_WAITING {
-                self.waiting.push_back((raw, frame, arrival));
+                self.waiting.push_back((frame, arrival));
             }
         }
     }
 
     /// Returns for how long the frames have waited: by their duration, or by their arrival.
     fn waited(&self, arrival: Instant) -> i64 {
-        let sum = self.waiting.iter().map(|(_, frame, _)| frame.duration).sum::<i64>();
-        let first =
-            self.waiting.front().map_or(Duration::ZERO, |(_, _, first)| arrival.saturating_duration_since(*first));
+        let sum = self.waiting.iter().map(|(frame, _)| frame.duration).sum::<i64>();
+        let first = self.waiting.front().map_or(Duration::ZERO, |(_, first)| arrival.saturating_duration_since(*first));
         if self.waiting.len() >= MAX_WAITING {
             return i64::MAX;
         }
@@ -140,17 +138,17 @@ impl Core {
     /// Sends the frames that are complete; `ends`: none of them waits for a picture.
     pub(super) fn sounds(&mut self, ends: bool, arrival: Instant, out: &mut Vec<Packet>) {
         while let Some(track) = &mut self.audio {
-            let Some((raw, frame, _)) = track.waiting.front() else { break };
-            let raw = *raw;
+            let Some((frame, _)) = track.waiting.front() else { break };
+            let raw = frame.stamp;
             let duration = frame.duration;
             let Some(at) = self.place_sound(raw, duration, ends, arrival) else { return };
-            let Some((_, frame, _)) = self.audio.as_mut().and_then(|track| track.waiting.pop_front()) else { return };
+            let Some((frame, _)) = self.audio.as_mut().and_then(|track| track.waiting.pop_front()) else { return };
             if let Some(at) = at {
                 self.sound(frame, at, raw, arrival, out);
             }
         }
         if let Some(track) = &self.audio
-            && let Some(unfit) = track.parser.unfit()
+            && let Some(reason) = track.parser.unfit()
         {
             self.unfit.insert(track.pid, (track.kind, unfit));
             self.choose(arrival, out);
