@@ -2,7 +2,7 @@
 
 use super::{
     Core, TsCodec,
-    audio::{AudioCodec, AudioParser, Frame, Sound},
+    audio::{AudioCodec, AudioParser, Frame, Sound, Unfit},
     millis,
     pes::{PesReader, Piece, Stamp},
     timeline::{SECOND, Tolerance, TrackTime},
@@ -25,6 +25,9 @@ const MAX_WAITING: usize = 512;
 const MAX_PES: usize = 64 << 10;
 /// Time without pictures after which the video counts as gone.
 const PICTURE_GONE: Duration = Duration::from_secs(1);
+/// Maximum number of streams of no use that are still read, and number of frames with which one is of use again.
+const MAX_PROBES: usize = 8;
+const PROBE_FRAMES: usize = 5;
 
 /// The audio stream that passes.
 #[derive(Debug)]
@@ -40,6 +43,14 @@ pub(super) struct AudioTrack {
     /// Frames in order, with their arrivals.
     waiting: VecDeque<(Frame, Instant)>,
     pub(super) sound: Option<Sound>,
+}
+
+/// An audio stream that has turned out to be no use, and is still read: its encoder may change the codec back.
+#[derive(Debug)]
+pub(super) struct UnfitStream {
+    pub(super) kind: TsCodec,
+    pub(super) reason: Unfit,
+    probe: Option<AudioTrack>,
 }
 
 /// The place of the sound on the timeline, whichever stream it is of.
@@ -150,8 +161,30 @@ impl Core {
         if let Some(track) = &self.audio
             && let Some(reason) = track.parser.unfit()
         {
-            self.unfit.insert(track.pid, (track.kind, unfit));
+            let &AudioTrack { pid, kind, .. } = track;
+            let probes = self.unfit.values().filter(|stream| stream.probe.is_some()).count();
+            let probe = if probes < MAX_PROBES { AudioTrack::new(pid, kind) } else { None };
+            self.unfit.insert(pid, UnfitStream { kind, reason, probe });
             self.choose(arrival, out);
+        }
+    }
+
+    /// Reads a stream that was no use, and chooses anew when it is again.
+    pub(super) fn probe(&mut self, packet: &TransportPacket<'_>, arrival: Instant, out: &mut Vec<Packet>) {
+        let Some(probe) = self.unfit.get_mut(&packet.pid).and_then(|stream| stream.probe.as_mut()) else { return };
+        probe.packet(packet, arrival);
+        if probe.parser.unfit().is_some() {
+            probe.parser = AudioParser::new(probe.codec);
+            probe.waiting.clear();
+        }
+        if probe.waiting.len() < PROBE_FRAMES {
+            return;
+        }
+        let found = self.unfit.remove(&packet.pid).and_then(|stream| stream.probe);
+        self.choose(arrival, out);
+        if self.audio.as_ref().is_some_and(|track| track.pid == packet.pid) {
+            self.audio = found;
+            self.sounds(false, arrival, out);
         }
     }
 
