@@ -19,6 +19,11 @@ const WAIT_FOR_ENTRY: i64 = 3 * SECOND;
 /// Time after which a picture of intra slices alone will do, or one that comes with parameter sets: encoders repeat them
 /// where a gradual refresh begins, announced (as x264 does) or not (as x265 does).
 const WAIT_FOR_CLEAN_ENTRY: i64 = WAIT_FOR_ENTRY / 2;
+/// Time without an entry point after which a stream with intra pictures, or with parameter sets, is taken for one that
+/// has none, in units of 90 kHz.
+const WITHOUT_ENTRY: i64 = 10 * SECOND;
+/// Minimum time between two recovery points that are announced for such a stream.
+const ANNOUNCE_INTERVAL: i64 = SECOND;
 /// Assumed duration of a frame until it is known, in units of 90 kHz.
 const USUAL_FRAME: i64 = 3600;
 /// Maximum duration of a frame.
@@ -43,6 +48,10 @@ pub(super) struct VideoTrack {
     /// The same, if it is still to be sent.
     header: Option<Vec<u8>>,
     start: Start,
+    /// Time of the last entry point, or of the last recovery point that was announced for want of one.
+    entered: i64,
+    /// The last one was announced.
+    announces: bool,
     /// A picture of which a part may be missing, until the next one comes.
     held: Option<AccessUnit>,
 }
@@ -129,6 +138,8 @@ impl VideoTrack {
             configured: false,
             header: None,
             start: Start::New,
+            entered: 0,
+            announces: false,
             held: None,
         })
     }
@@ -182,6 +193,29 @@ impl VideoTrack {
         }
         let may_lead = entry.is_clean() && entry != EntryPoint::Idr;
         self.start = if may_lead { Start::Leading(shown) } else { Start::Runs };
+        true
+    }
+
+    /// Returns whether a recovery point is to be announced before a picture that begins the track (`first`) or follows,
+    /// so that players can start with it where the stream announces none.
+    fn announces(&mut self, unit: &AccessUnit, placed: i64, first: bool) -> bool {
+        if unit.entry > EntryPoint::IntraOnly {
+            self.entered = placed;
+            self.announces = false;
+            return false;
+        }
+        let may_refresh = unit.entry == EntryPoint::IntraOnly || !unit.sets.is_empty();
+        let least = match (self.announces, may_refresh) {
+            (true, true) => ANNOUNCE_INTERVAL,
+            (true, false) => WAIT_FOR_ENTRY,
+            (false, true) => WITHOUT_ENTRY,
+            (false, false) => i64::MAX,
+        };
+        if !first && placed - self.entered < least {
+            return false;
+        }
+        self.entered = placed;
+        self.announces = true;
         true
     }
 
@@ -267,7 +301,8 @@ impl Core {
             if was_waiting {
                 self.reported.change(arrival);
             }
-            let is_key = unit.entry > EntryPoint::IntraOnly || was_waiting;
+            let announces = track.announces(&unit, placed, was_waiting);
+            let is_key = unit.entry > EntryPoint::IntraOnly || announces;
             let codec = track.codec;
             let head = track.units.head();
             let mut before = Vec::new();
@@ -284,7 +319,7 @@ impl Core {
             if self.record_changed {
                 before.extend_from_slice(&unit.sets);
             }
-            if was_waiting && unit.entry <= EntryPoint::IntraOnly {
+            if announces {
                 let recovery_point = match codec {
                     NalCodec::H264 => RECOVERY_POINT_H264,
                     NalCodec::Hevc => RECOVERY_POINT_HEVC,
