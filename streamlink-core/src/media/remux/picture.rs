@@ -306,6 +306,7 @@ impl Core {
             let codec = track.codec;
             let head = track.units.head();
             let mut before = Vec::new();
+            let is_splice = unit.begins_sequence || was_waiting && self.record.is_some();
             let record = track.header.take();
             if let Some(record) = &record {
                 let changes = self.record.replace(record.clone()).is_some_and(|old| old != *record);
@@ -325,6 +326,9 @@ impl Core {
                     NalCodec::Hevc => RECOVERY_POINT_HEVC,
                 };
                 append_nal(&mut before, recovery_point);
+            }
+            if unit.entry == EntryPoint::Cra && is_splice {
+                unit.break_link(head);
             }
             let mut data = unit.data;
             data.splice(head..head, before);
@@ -408,5 +412,41 @@ impl Core {
         }
         self.timeline.record(&mut timing.time, placed, Some((raw, at)), arrival);
         Some((placed, shown))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(entry: EntryPoint, has_sets: bool) -> AccessUnit {
+        AccessUnit {
+            entry,
+            stamp: None,
+            order: None,
+            doubt: Doubt::None,
+            data: Vec::new(),
+            sets: if has_sets { vec![0, 0, 0, 1, 7] } else { Vec::new() },
+            configuration: None,
+            begins_sequence: false,
+        }
+    }
+
+    #[test]
+    fn pictures_of_streams_without_entry_points_are_announced_again() {
+        const NONE: EntryPoint = EntryPoint::None;
+        let mut track = VideoTrack::new(0x100, TsCodec::Hevc).unwrap();
+        let mut at =
+            |second: i64, entry, has_sets| track.announces(&unit(entry, has_sets), second * SECOND, second == 0);
+        assert!(at(0, NONE, true), "the first one");
+        assert!(!at(2, NONE, false));
+        assert!(at(2, NONE, true), "the encoder begins a refresh");
+        assert!(at(4, EntryPoint::IntraOnly, false));
+        assert!(!at(6, NONE, false));
+        assert!(at(7, NONE, false), "it does not say where it begins");
+        assert!(!at(8, EntryPoint::Idr, true), "it needs no announcement");
+        assert!(!at(17, NONE, true), "perhaps a long group of pictures");
+        assert!(!at(30, NONE, false), "a very long one");
+        assert!(at(30, NONE, true));
     }
 }

@@ -19,6 +19,9 @@ const MAX_SETS: usize = 16 << 10;
 /// Number of bytes of a NAL unit that tell whether a picture begins with it.
 const PEEK: usize = 16;
 static START: [u8; 3] = [0, 0, 1];
+/// Types of NAL units of HEVC: `CRA_NUT` and `BLA_W_LP`, whose slices have the same syntax.
+const CRA: u8 = 21;
+const BLA: u8 = 16;
 
 /// Reason to think that a part of a picture is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +48,8 @@ pub(super) struct AccessUnit {
     pub(super) sets: Vec<u8>,
     /// The decoder configuration record from this picture on, if it has changed.
     pub(super) configuration: Option<(Vec<u8>, Picture)>,
+    /// The sequence before it has ended, as the stream says: decoding starts anew with it.
+    pub(super) begins_sequence: bool,
 }
 
 /// The picture in progress.
@@ -62,6 +67,7 @@ struct Unit {
     doubt: Doubt,
     /// Address of its last slice of H.264.
     address: u32,
+    begins_sequence: bool,
 }
 
 /// Splits a byte stream into access units; two fields of one frame are one. Holds at most two of them, and a NAL unit.
@@ -92,6 +98,8 @@ pub(super) struct UnitReader {
     /// next picture, and no padding.
     has_leading_zeros: bool,
     unit: Unit,
+    /// The stream has said that a sequence ended behind the last picture.
+    sequence_ended: bool,
     /// The first field of a frame, until the next picture tells whether it is the second one.
     first_field: Option<(AccessUnit, Field)>,
     done: Vec<AccessUnit>,
@@ -116,6 +124,7 @@ impl UnitReader {
             aligned: false,
             has_leading_zeros: false,
             unit: Unit::new(codec, head),
+            sequence_ended: false,
             first_field: None,
             done: Vec::new(),
         }
@@ -281,7 +290,11 @@ impl UnitReader {
 
     fn add(&mut self, nal: &[u8]) {
         match nal_role(self.codec, nal) {
-            NalRole::Delimiter | NalRole::Filler => return,
+            NalRole::Delimiter => return,
+            NalRole::Filler => {
+                self.sequence_ended |= ends_sequence(self.codec, nal);
+                return;
+            }
             NalRole::ParameterSet(number) => {
                 self.orders.set(number, nal);
                 if self.unit.sets.len() + nal.len() <= MAX_SETS {
@@ -292,6 +305,7 @@ impl UnitReader {
             NalRole::Slice => {
                 if !self.unit.has_slice {
                     self.unit.head = self.orders.picture(nal);
+                    self.unit.begins_sequence = std::mem::take(&mut self.sequence_ended);
                 }
                 self.unit.has_slice = true;
             }
@@ -339,6 +353,7 @@ impl UnitReader {
             data: unit.data,
             sets: unit.sets,
             configuration: self.sets.configuration(),
+            begins_sequence: unit.begins_sequence,
         };
         match (self.first_field.take(), field) {
             (Some((first, first_field)), Some(field)) if field.completes(first_field) => {
@@ -363,6 +378,21 @@ impl UnitReader {
 }
 
 impl AccessUnit {
+    /// Makes a clean random access picture of HEVC one with a broken link (H.265 section 8.1.3): pictures behind it that
+    /// are shown before it refer to ones of another sequence, and its order count is not to be compared with theirs.
+    /// `head`: number of free bytes before the data.
+    pub(super) fn break_link(&mut self, head: usize) {
+        let mut at = head;
+        while let Some(&[a, b, c, d, header]) = self.data.get(at..).and_then(<[u8]>::first_chunk) {
+            if header & 0x7f == CRA << 1
+                && let Some(header) = self.data.get_mut(at + 4)
+            {
+                *header = BLA << 1;
+            }
+            at = at.saturating_add(4).saturating_add(u32::from_be_bytes([a, b, c, d]) as usize);
+        }
+    }
+
     /// Returns the frame of two fields. Like its decoding, its time and whether decoding can start with it are those of
     /// the first one. `head`: number of free bytes before the data.
     fn with_second_field(self, second: AccessUnit, head: usize) -> Self {
@@ -378,6 +408,15 @@ impl AccessUnit {
             configuration: second.configuration.or(self.configuration),
             ..self
         }
+    }
+}
+
+/// Returns whether a NAL unit ends a sequence, or the stream (H.264 section 7.4.2.5, H.265 section 7.4.3.6).
+fn ends_sequence(codec: NalCodec, nal: &[u8]) -> bool {
+    match (codec, nal) {
+        (NalCodec::H264, [header, ..]) => matches!(header & 0x1f, 10 | 11),
+        (NalCodec::Hevc, [header, ..]) => matches!(header >> 1 & 0x3f, 36 | 37),
+        _ => false,
     }
 }
 
@@ -402,6 +441,7 @@ impl Unit {
             has_slice: false,
             doubt: Doubt::None,
             address: 0,
+            begins_sequence: false,
         }
     }
 }
@@ -496,6 +536,22 @@ mod tests {
         let (a, b) = stream.split_at(IDR.len() + 2);
         let got = units(&[(Some(1), a), (Some(3), b)], 100);
         assert_eq!(got.iter().map(|unit| unit.1).collect::<Vec<_>>(), [Some(1), None, Some(3)]);
+    }
+
+    #[test]
+    fn units_after_the_end_of_a_sequence_begin_one_with_a_broken_link() {
+        const CRA_SLICE: &[u8] = &[0, 0, 1, CRA << 1, 1, 0xd0, 7];
+        const CRA_REST: &[u8] = &[0, 0, 1, CRA << 1, 1, 0x20, 8];
+        const TRAIL: &[u8] = &[0, 0, 1, 1 << 1, 1, 0xd0, 9];
+        const END: &[u8] = &[0, 0, 1, 36 << 1, 1];
+        let mut reader = UnitReader::new(NalCodec::Hevc, 3);
+        reader.push(&[CRA_SLICE, TRAIL, END, CRA_SLICE, CRA_REST, TRAIL].concat());
+        reader.finish();
+        let mut got = reader.take();
+        let begins: Vec<bool> = got.iter().map(|unit| unit.begins_sequence).collect();
+        assert_eq!(begins, [false, false, true, false]);
+        got[2].break_link(3);
+        assert_eq!(got[2].data, [0, 0, 0, 0, 0, 0, 4, 32, 1, 0xd0, 7, 0, 0, 0, 4, 32, 1, 0x20, 8]);
     }
 
     proptest::proptest! {
