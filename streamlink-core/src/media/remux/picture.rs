@@ -10,7 +10,7 @@ use super::{
 };
 use crate::media::{
     Packet, RtmpKind,
-    entry_point::{EntryPoint, NalCodec},
+    entry_point::{EntryPoint, NalCodec, break_links},
 };
 use std::time::{Duration, Instant};
 
@@ -327,10 +327,13 @@ impl Core {
                 };
                 append_nal(&mut before, recovery_point);
             }
-            if unit.entry == EntryPoint::Cra && is_splice {
-                unit.break_link(head);
-            }
             let mut data = unit.data;
+            if unit.entry == EntryPoint::Cra
+                && is_splice
+                && let Some(nals) = data.get_mut(head..)
+            {
+                break_links(nals);
+            }
             data.splice(head..head, before);
             let header = record.map(|record| {
                 let head: &[u8] = match codec {

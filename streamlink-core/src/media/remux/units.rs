@@ -19,9 +19,6 @@ const MAX_SETS: usize = 16 << 10;
 /// Number of bytes of a NAL unit that tell whether a picture begins with it.
 const PEEK: usize = 16;
 static START: [u8; 3] = [0, 0, 1];
-/// Types of NAL units of HEVC: `CRA_NUT` and `BLA_W_LP`, whose slices have the same syntax.
-const CRA: u8 = 21;
-const BLA: u8 = 16;
 
 /// Reason to think that a part of a picture is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -378,21 +375,6 @@ impl UnitReader {
 }
 
 impl AccessUnit {
-    /// Makes a clean random access picture of HEVC one with a broken link (H.265 section 8.1.3): pictures behind it that
-    /// are shown before it refer to ones of another sequence, and its order count is not to be compared with theirs.
-    /// `head`: number of free bytes before the data.
-    pub(super) fn break_link(&mut self, head: usize) {
-        let mut at = head;
-        while let Some(&[a, b, c, d, header]) = self.data.get(at..).and_then(<[u8]>::first_chunk) {
-            if header & 0x7f == CRA << 1
-                && let Some(header) = self.data.get_mut(at + 4)
-            {
-                *header = BLA << 1;
-            }
-            at = at.saturating_add(4).saturating_add(u32::from_be_bytes([a, b, c, d]) as usize);
-        }
-    }
-
     /// Returns the frame of two fields. Like its decoding, its time and whether decoding can start with it are those of
     /// the first one. `head`: number of free bytes before the data.
     fn with_second_field(self, second: AccessUnit, head: usize) -> Self {
@@ -539,19 +521,17 @@ mod tests {
     }
 
     #[test]
-    fn units_after_the_end_of_a_sequence_begin_one_with_a_broken_link() {
+    fn units_after_the_end_of_a_sequence_begin_another() {
+        const CRA: u8 = 21;
         const CRA_SLICE: &[u8] = &[0, 0, 1, CRA << 1, 1, 0xd0, 7];
-        const CRA_REST: &[u8] = &[0, 0, 1, CRA << 1, 1, 0x20, 8];
         const TRAIL: &[u8] = &[0, 0, 1, 1 << 1, 1, 0xd0, 9];
         const END: &[u8] = &[0, 0, 1, 36 << 1, 1];
         let mut reader = UnitReader::new(NalCodec::Hevc, 3);
-        reader.push(&[CRA_SLICE, TRAIL, END, CRA_SLICE, CRA_REST, TRAIL].concat());
+        reader.push(&[CRA_SLICE, TRAIL, END, CRA_SLICE, TRAIL].concat());
         reader.finish();
-        let mut got = reader.take();
+        let got = reader.take();
         let begins: Vec<bool> = got.iter().map(|unit| unit.begins_sequence).collect();
         assert_eq!(begins, [false, false, true, false]);
-        got[2].break_link(3);
-        assert_eq!(got[2].data, [0, 0, 0, 0, 0, 0, 4, 32, 1, 0xd0, 7, 0, 0, 0, 4, 32, 1, 0x20, 8]);
     }
 
     proptest::proptest! {
