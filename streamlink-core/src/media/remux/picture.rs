@@ -74,8 +74,12 @@ pub(super) struct PictureTiming {
     pub(super) time: TrackTime,
     /// The last distances between pictures.
     steps: [i64; 5],
+    /// The duration of a frame that the parameter sets name.
+    nominal: Option<i64>,
     /// The last timestamp, and the number of pictures since.
     last: Option<(u64, i64)>,
+    /// The time of the last picture with a timestamp.
+    stamped: i64,
     /// The latest time at which a picture is shown.
     end: i64,
     /// Time from decoding to showing of the last picture.
@@ -92,7 +96,12 @@ impl PictureTiming {
     pub(super) fn step(&self) -> i64 {
         let mut known: Vec<i64> = self.steps.into_iter().filter(|step| *step > 0).collect();
         known.sort_unstable();
-        known.get(known.len() / 2).copied().unwrap_or(USUAL_FRAME)
+        known.get(known.len() / 2).copied().or(self.nominal).unwrap_or(USUAL_FRAME)
+    }
+
+    /// Sets the frame rate that the parameter sets name, if it is a usual one.
+    fn expect_rate(&mut self, rate: Option<f64>) {
+        self.nominal = rate.filter(|rate| (5.0..=120.0).contains(rate)).map(|rate| (SECOND as f64 / rate) as i64);
     }
 
     /// Returns the measured frame rate.
@@ -117,7 +126,9 @@ impl PictureTiming {
         let step = self.step();
         let back = if self.explicit { step * 3 / 4 } else { SECOND / 2 };
         let suspect_back = if self.reorders { SECOND / 2 } else { step / 2 };
-        Tolerance { step, back, suspect_back }
+        // Pictures without timestamps may have been given too much time: their frame rate was not known.
+        let guessed = self.last.map_or(0, |(_, count)| (count - 1).clamp(0, 1000) * step).min(LONGEST_FRAME);
+        Tolerance { step, back: back + guessed, suspect_back: suspect_back + guessed }
     }
 }
 
@@ -285,6 +296,7 @@ impl Core {
         let Some(track) = &mut self.video else { return };
         if let Some((record, picture)) = unit.configuration.take() {
             track.picture = picture;
+            self.picture_timing.expect_rate(picture.frame_rate);
             track.configured = true;
             track.header = Some(record);
         }
@@ -369,8 +381,10 @@ impl Core {
             if let Some((_, count)) = &mut timing.last {
                 *count += 1;
             }
-            let placed = timing.time.last()? + timing.step();
             let step = timing.step();
+            let last = timing.time.last()?;
+            let since = timing.last.map_or(1, |(_, count)| count - 1);
+            let placed = (timing.stamped + since.saturating_mul(step)).clamp(last, last + step);
             let end = timing.end;
             let ordered = order.and_then(|order| timing.order.place(codec, order, placed, step, end));
             let near = ordered.filter(|shown| (-SECOND..2 * SECOND).contains(&(shown - placed)));
@@ -406,6 +420,7 @@ impl Core {
             }
         };
         let timing = &mut self.picture_timing;
+        timing.stamped = at;
         let placed = timing.time.last().map_or(at, |last| at.max(last));
         let shown = at + timing.delay;
         timing.end = timing.end.max(shown);

@@ -2,7 +2,8 @@
 
 use super::{
     forge::{
-        AUDIO_PID, PACKET, TestProgram, VIDEO_PID, pes_start, pid, retable, shift, sound_packets, tables, unalign,
+        AUDIO_PID, PACKET, TestProgram, VIDEO_PID, pes_start, pid, retable, shift, sound_packets, tables, thin_stamps,
+        unalign,
     },
     *,
 };
@@ -524,4 +525,17 @@ fn remux_goes_on_with_sound_whose_encoder_changes_the_layer_and_back() {
     let times = times(&out, RtmpKind::Audio);
     assert_eq!(times.len(), 200);
     assert_eq!((times[99], times[100], times[199]), (99 * 24, 200 * 24, 299 * 24), "at the time of the stream");
+}
+
+#[test]
+fn remux_of_few_timestamps_learns_the_frame_rate() {
+    // The parameter sets tell 25 pictures a second; by the timestamps, one in each 25 pictures, there are 50.
+    let mut clip = clip();
+    thin_stamps(&mut clip, 25);
+    let times = times(&remux(&clip, 1316).1, RtmpKind::Video);
+    assert_eq!(times.len(), 125);
+    assert!(times.is_sorted());
+    let steps: Vec<u32> = times.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(steps[50..].iter().all(|step| *step == 20), "{steps:?}");
+    assert!((2460..=2500).contains(&times[124]), "{times:?}");
 }
