@@ -1,7 +1,9 @@
 //! Pictures of the video track, as FLV messages: where they begin, when they are decoded and shown.
 
 use super::{
-    Core, TsCodec, millis,
+    Core, TsCodec,
+    decoding::DecodingTimes,
+    millis,
     order::{Order, OrderTiming},
     pes::{PesReader, Stamp},
     timeline::{SECOND, Tolerance, TrackTime, difference},
@@ -88,6 +90,8 @@ pub(super) struct PictureTiming {
     explicit: bool,
     /// Timestamps go back by less than a second, as where they are those of showing alone.
     reorders: bool,
+    /// The times of decoding, if they are not in the stream.
+    decoding: DecodingTimes,
     order: OrderTiming,
 }
 
@@ -393,8 +397,9 @@ impl Core {
             self.timeline.record(&mut timing.time, placed, None, arrival);
             return Some((placed, shown));
         };
-        let raw = stamp.decoding();
         timing.explicit |= stamp.dts.is_some();
+        let derived = if timing.explicit { None } else { timing.decoding.derive(stamp.pts) };
+        let raw = derived.unwrap_or(stamp.decoding());
         timing.delay = difference(stamp.pts, raw).clamp(0, 10 * SECOND);
         let tolerance = timing.tolerance();
         let at = match self.timeline.locate(&mut timing.time, raw, arrival, tolerance) {
