@@ -460,6 +460,11 @@ enum streamlink_event_kind
    * configured.
    */
   STREAMLINK_EVENT_KIND_MEMBER_REMOVED = 33,
+  /**
+   * Packets of a source in a merge came after the merge window, and repair nothing. `count`: packets since the last such
+   * event; `time_ms`: the window.
+   */
+  STREAMLINK_EVENT_KIND_MERGE_WINDOW_MISSED = 34,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

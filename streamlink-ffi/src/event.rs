@@ -148,6 +148,9 @@ pub enum StreamlinkEventKind {
     /// A removed member has left the group of connections that a caller is; the others go on. `other`: its address as
     /// configured.
     MemberRemoved = 33,
+    /// Packets of a source in a merge came after the merge window, and repair nothing. `count`: packets since the last such
+    /// event; `time_ms`: the window.
+    MergeWindowMissed = 34,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -236,6 +239,7 @@ impl StreamlinkEvent {
                 (K::RegionLegLossy, millis(*round_trip), u64::from(*basis_points))
             }
             Event::GapGivenUp { packets, .. } => (K::GapGivenUp, 0, *packets),
+            Event::MergeWindowMissed { packets, window, .. } => (K::MergeWindowMissed, millis(*window), *packets),
             _ => (K::Other, 0, 0),
         }
     }
@@ -280,7 +284,9 @@ impl StreamlinkEvent {
                 Event::UnexpectedPayload { endpoint, problem, .. } => {
                     (endpoint.clone(), nothing(), nothing(), problem.to_string())
                 }
-                Event::GapGivenUp { source, .. } => (source.clone(), nothing(), nothing(), nothing()),
+                Event::GapGivenUp { source, .. } | Event::MergeWindowMissed { source, .. } => {
+                    (source.clone(), nothing(), nothing(), nothing())
+                }
                 Event::MemberConnected { source, peer } => (source.clone(), nothing(), peer.to_string(), nothing()),
                 Event::MemberLost { source, peer, reason } => {
                     (source.clone(), nothing(), peer.to_string(), reason.to_string())

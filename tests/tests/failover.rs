@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -493,6 +493,51 @@ fn merge_of_two_lossy_rtp_paths_is_lossless() {
         assert!(stats.sources[path].unique_packets + 100 > unique_packets.len() as u64, "{:?}", stats.sources[path]);
         assert!(stats.sources[path].active);
     }
+    rig.stop();
+}
+
+/// A path that is longer than the window repairs nothing, and the operator is told.
+#[test]
+fn merge_tells_of_a_path_that_is_longer_than_its_window() {
+    let source = |name: &str| -> Source { Source::rtp(name, "127.0.0.1:0").into() };
+    let window = Duration::from_millis(200);
+    let sink = Sink::new();
+    let rig = Rig::start_with(
+        vec![source("short"), source("long")],
+        Failover::new(FailoverPolicy::Merge(window)),
+        vec![Output::rtp("out", &sink.address()).into()],
+    );
+    let senders: Vec<Sender> = rig.running.input_addresses().iter().map(|url| Sender::to(url)).collect();
+    let send = |path: usize, number: u16| {
+        senders[path].send(&packet(33, number, u32::from(number) * 90, 7, &payload(number)));
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // 300 packets of 2 ms and more behind; every tenth is lost on the short path.
+            for number in 0..15_000u16 {
+                if !number.is_multiple_of(10) {
+                    send(0, number);
+                }
+                if let Some(number) = number.checked_sub(300) {
+                    send(1, number);
+                }
+                if stop.load(Relaxed) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let (name, packets, told) = rig.event(|event| match event {
+            Event::MergeWindowMissed { source, packets, window } => Some((source, packets, window)),
+            _ => None,
+        });
+        assert_eq!((name.as_str(), told), ("long", window));
+        assert!(packets > 0);
+        stop.store(true, Relaxed);
+    });
+    let stats = rig.running.stats();
+    assert!(stats.sources[1].late > 0 && stats.sources[0].late == 0);
     rig.stop();
 }
 

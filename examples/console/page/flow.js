@@ -76,7 +76,7 @@ function addresses(flow, direction, name) {
 // ---- Events
 
 const BAD = ['source_lost', 'output_lost', 'missed'];
-const WARN = ['source_retrying', 'output_retrying', 'peer_refused', 'bandwidth_exceeded', 'output_lagging', 'output_oversized', 'transport_error', 'senders_collide', 'timestamps_ahead', 'calls_own_address', 'switched'];
+const WARN = ['source_retrying', 'output_retrying', 'peer_refused', 'bandwidth_exceeded', 'output_lagging', 'output_oversized', 'transport_error', 'senders_collide', 'timestamps_ahead', 'calls_own_address', 'unexpected_payload', 'gap_given_up', 'merge_window_missed', 'member_lost', 'region_waiting', 'region_retrying', 'region_lagging', 'region_leg_lost', 'region_leg_lossy', 'switched'];
 
 function eventLine(event, withFlow) {
   const level = BAD.includes(event.event) || event.text.startsWith('the flow cannot') ? 'bad' : WARN.includes(event.event) ? 'warn' : '';

@@ -63,6 +63,8 @@ pub(super) struct Ingest {
     pub(super) context: SourceContext,
     live: SourceTunables,
     above: Throttle,
+    /// Number of packets that came after the window of a merge, and the report of them.
+    late: (u64, Throttle),
     monitor: TsMonitor,
     reports: TransportReports,
     /// Number of times that media has started to arrive.
@@ -89,6 +91,7 @@ impl Ingest {
             context,
             live,
             above: Throttle::new(Duration::from_secs(1)),
+            late: (0, Throttle::new(Duration::from_secs(10))),
             monitor: TsMonitor::new(),
             reports: TransportReports::default(),
             connections: 0,
@@ -273,6 +276,17 @@ impl Ingest {
                 context.events.emit(Event::TransportError { source, check, count });
             }
             self.frames.publish(context, since);
+            self.report_late(now);
+        }
+    }
+
+    /// Reports the packets that came after the window of the merge.
+    fn report_late(&mut self, now: Instant) {
+        let context = &self.context;
+        let Some((late, window)) = context.group.late(context.number) else { return };
+        let more = late.saturating_sub(std::mem::replace(&mut self.late.0, late));
+        if let Some(packets) = self.late.1.admit(now, more) {
+            context.events.emit(Event::MergeWindowMissed { source: context.status.name(), packets, window });
         }
     }
 

@@ -170,6 +170,17 @@ pub enum Event {
         /// Packets since the last such event.
         packets: u64,
     },
+    /// Packets of a source in a merge came after the merge window, and repair nothing: its path is longer than that of
+    /// another source by more than the window. At most one event in ten seconds.
+    MergeWindowMissed {
+        /// The source's name.
+        source: String,
+        /// Packets since the last such event.
+        packets: u64,
+        /// The merge window.
+        #[cfg_attr(feature = "serde", serde(rename = "window_ms", with = "crate::serial::millis"))]
+        window: Duration,
+    },
     /// A group of connections that an SRT source receives from has one more member.
     MemberConnected {
         /// The source's name.
@@ -399,6 +410,10 @@ impl fmt::Display for Event {
             }
             Event::GapGivenUp { source, packets } => {
                 write!(f, "source `{source}`: {} given up early, as too many follow", counted(*packets, "packet"))
+            }
+            Event::MergeWindowMissed { source, packets, window } => {
+                let packets = counted(*packets, "packet");
+                write!(f, "source `{source}`: {packets} came after the merge window of {} ms", window.as_millis())
             }
             Event::MemberConnected { source, peer } => write!(f, "source `{source}`: group member {peer} connected"),
             Event::MemberLost { source, peer, reason } => {

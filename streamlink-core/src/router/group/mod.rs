@@ -262,6 +262,14 @@ impl SourceGroup {
         Some((counts, merge.lost()))
     }
 
+    /// Returns the number of packets of a source that came after the window of the merge, and the window; `None` without
+    /// a merge.
+    pub(crate) fn late(&self, source: usize) -> Option<(u64, Duration)> {
+        let inner = self.lock();
+        let merge = inner.merge.as_ref()?;
+        Some((merge.counts(inner.path(source)?.merge_path).late, merge.window()))
+    }
+
     /// Returns true if a cold source, which connects on demand, should be connected now.
     pub(crate) fn is_needed(&self, source: usize, now: Instant, started: Instant) -> bool {
         let inner = self.lock();

@@ -335,6 +335,11 @@ impl Merge {
         self.release(now, out);
     }
 
+    /// Returns the time for which a path may lag behind another one.
+    pub(crate) fn window(&self) -> Duration {
+        self.window
+    }
+
     /// Returns the time at which [`Merge::handle_timeout`] must be called.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.waiting_since?.checked_add(self.window)
