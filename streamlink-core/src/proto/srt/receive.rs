@@ -51,6 +51,13 @@ pub(crate) struct ReceiveCounts {
     pub(crate) wrong_repairs: u64,
 }
 
+/// Next packet of a member of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) number: Sequence,
+    pub(crate) is_due: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct ReceiveHalf {
     /// Packets from `base` on, with their delivery times. The last slot is never empty.
@@ -272,11 +279,21 @@ impl ReceiveHalf {
         }
     }
 
-    /// Returns the number of the next packet, if it is due.
-    pub(super) fn head(&self, now: Instant) -> Option<Sequence> {
-        let (gap, due) = self.next_available()?;
-        let is_due = due <= now && (gap == 0 || self.drop_late);
-        is_due.then(|| self.base.after(gap as u32)) // at most the capacity
+    /// Follows the clock of another member of the group, so that both deliver a packet at the same time, whatever the paths
+    /// do.
+    pub(super) fn follow(&mut self, first: &PeerClock) {
+        self.clock.follow(first);
+    }
+
+    /// Returns the clock of the peer.
+    pub(super) fn clock(&self) -> PeerClock {
+        self.clock
+    }
+
+    /// Returns the next packet, if nothing has to be waited for before it.
+    pub(super) fn head(&self, now: Instant) -> Option<Head> {
+        let (gap, due) = self.next_available().filter(|(gap, _)| *gap == 0 || self.drop_late)?;
+        Some(Head { number: self.base.after(gap as u32), is_due: due <= now }) // at most the capacity
     }
 
     /// Takes the next packet out, and gives up those that are missing before it.
