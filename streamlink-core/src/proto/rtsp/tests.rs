@@ -276,7 +276,15 @@ fn rtsp_server_refuses_requests_out_of_state_and_oversized() {
         "z".repeat(90_000)
     );
     assert_eq!(say(&long).1, Err(ProtocolError::Malformed("a body that is too long")));
-    assert_eq!(say("GET / HTTP/1.1\r\n\r\n").1, Err(ProtocolError::Malformed("not an RTSP message")));
+    for (bytes, named) in [
+        ("GET / HTTP/1.1\r\n\r\n", "HTTP"),
+        ("\x16\x03\x01\x02\0\x01", "TLS"),
+        ("\x03\0\0\0\0\0\0\0\0", "RTMP"),
+        ("hello\r\n", "not an RTSP message"),
+    ] {
+        let Err(ProtocolError::Malformed(why)) = say(bytes).1 else { panic!("{bytes:?}") };
+        assert!(why.starts_with(named), "{bytes:?}: {why}");
+    }
     // Text from a peer is not echoed, so that it cannot inject headers.
     let (_, _, said) = say("OPTIONS * RTSP/1.0\r\nCSeq: 7\u{b}Evil: x\r\n\r\n");
     assert!(!said.contains("Evil"), "{said}");
