@@ -460,7 +460,9 @@ impl ServerSession {
         let mut headers = self.session();
         if !self.publish {
             headers.push_str("Range: npt=now-\r\nRTP-Info: ");
-            let base = uri.trim_end_matches('/');
+            // Some clients send PLAY with the URL of a track.
+            let base = uri.rfind(&format!("/{TRACK}")).and_then(|at| uri.get(..at)).unwrap_or(&uri);
+            let base = base.trim_end_matches('/');
             let set_up = self.tracks.iter().enumerate().filter(|(_, set_up)| set_up.is_some());
             let names = set_up.map(|(track, _)| {
                 let name = format!("url={base}/{}", Presentation::control(track));
