@@ -16,7 +16,7 @@ mod transport;
 mod url;
 
 pub(crate) use auth::{Challenges, User};
-pub(crate) use client::{ClientEvent, ClientRole, ClientSession};
+pub(crate) use client::{CarriedAnswer, ClientEvent, ClientRole, ClientSession};
 pub(crate) use server::{Request, ResolvedStream, ServerSession, SetUp, StreamDirectory};
 pub(crate) use url::split_scheme;
 
