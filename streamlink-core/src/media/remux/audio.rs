@@ -383,7 +383,10 @@ fn ac3(bytes: &[u8]) -> Result<Extent, Unreadable> {
         let words = kbps * 96_000 / sample_rate + if sample_rate == 44_100 { u32::from(e & 1) } else { 0 };
         length = 2 * words as usize;
         samples = 1536;
-        channels = CHANNELS[usize::from(g >> 5)];
+        // Behind the mode are two bits for each mix level, and the bit of the low frequency channel.
+        let mode = g >> 5;
+        let levels = u8::from(mode & 1 != 0 && mode != 1) + u8::from(mode & 4 != 0) + u8::from(mode == 2);
+        channels = CHANNELS[usize::from(mode)] + (g >> (4 - 2 * levels) & 1);
     }
     if bytes.len() < length {
         return Err(Short);
@@ -580,6 +583,10 @@ mod tests {
         };
         assert_eq!(sound(AudioCodec::Mp3, vec![0xff, 0xfb, 0x94, 0x00]), Some((48_000, 2, 384, 2160)));
         assert_eq!(sound(AudioCodec::Ac3, vec![0x0b, 0x77, 0, 0, 0x1c, 0x40, 0xe0]), Some((48_000, 5, 1536, 2880)));
+        for (mode, channels) in [(0xe1, 6), (0x40, 2), (0x44, 3), (0x48, 2), (0x20, 1), (0x30, 2), (0x64, 4)] {
+            let header = vec![0x0b, 0x77, 0, 0, 0x1c, 0x40, mode];
+            assert_eq!(sound(AudioCodec::Ac3, header).map(|sound| sound.1), Some(channels), "{mode:x}");
+        }
         assert_eq!(sound(AudioCodec::Eac3, vec![0x0b, 0x77, 0, 0xff, 0x3e, 0x80, 0]), Some((48_000, 5, 512, 2880)));
         assert_eq!(sound(AudioCodec::Eac3, vec![0x0b, 0x77, 0, 0xff, 0xf4, 0x80, 0]), None, "reserved");
         let opus = [&[0x7f, 0xe0, 0xff, 0x05][..], &[0xfc; 260]].concat();
