@@ -178,6 +178,10 @@ pub enum RefusalReason {
     /// MPEG-TS without RTP headers on the port of an RTP source.
     #[cfg_attr(feature = "serde", serde(rename = "refused_raw_transport_stream"))]
     RawTransportStream,
+    /// RIST of the main or advanced profile, whose packets are in a tunnel (VSF TR-06-2), on the port of an RTP or RIST
+    /// source.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_rist_profile"))]
+    RistProfile,
     /// The peer has not sent its request in time.
     #[cfg_attr(feature = "serde", serde(rename = "refused_timed_out"))]
     TimedOut,
@@ -229,6 +233,7 @@ impl RefusalReason {
             RefusalReason::Incompatible => "refused_incompatible",
             RefusalReason::OtherAddress => "refused_other_address",
             RefusalReason::RawTransportStream => "refused_raw_transport_stream",
+            RefusalReason::RistProfile => "refused_rist_profile",
             RefusalReason::TimedOut => "refused_timed_out",
             RefusalReason::ByHost => "refused_by_host",
         }
@@ -253,6 +258,9 @@ impl fmt::Display for RefusalReason {
             RefusalReason::OtherAddress => "media from another address, port or channel than was agreed on",
             RefusalReason::RawTransportStream => {
                 "MPEG-TS without RTP headers; the sender has to wrap it into RTP, or the source's URL to begin with `udp://`"
+            }
+            RefusalReason::RistProfile => {
+                "RIST of the main or advanced profile; the sender has to use the simple profile, without encryption"
             }
             RefusalReason::TimedOut => "no request in time",
             RefusalReason::ByHost => "refused by the host",
