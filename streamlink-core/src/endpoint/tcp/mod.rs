@@ -13,7 +13,9 @@ pub(in crate::endpoint) use executor::yield_periodically;
 pub(in crate::endpoint) use io::{CLOSE_TIMEOUT, answer, close_with, write_all};
 pub(in crate::endpoint) use player::Player;
 pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, PendingConnection, Port, PortState, open_port};
-pub(in crate::endpoint) use route::{OpenMedia, OpenRoute, PlayerLimits, PlayerPlace, Route, RouteMedia};
+pub(in crate::endpoint) use route::{
+    OpenMedia, OpenRoute, PlayerLimits, PlayerPlace, Route, RouteMedia, wrong_direction,
+};
 pub(in crate::endpoint) use send::{SendSession, WritePacing, send};
 pub(in crate::endpoint) use send_queue::{SendQueue, Wire};
 pub(in crate::endpoint) use sub_waker::SubWaker;
