@@ -10,12 +10,12 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use streamlink_core::{Event, Failover, FailoverPolicy, Output, Source, State};
+use streamlink_core::{Event, Failover, FailoverPolicy, Output, RefusalReason, Source, State};
 use streamlink_tests::{
     clip, eventually,
     peer::Peer,
     rig::{Rig, even_port, free_port},
-    rtp::{Sender, Sink},
+    rtp::{Sender, Sink, packet},
     test_rng::TestRng,
 };
 
@@ -228,4 +228,30 @@ fn rist_is_received_by_ristreceiver() {
     let stats = sending.running.stats().outputs[0].clone();
     assert!(network.counts().0 > 10 && stats.retransmitted > 5, "{stats:?}\n{}", peer.output());
     sending.stop();
+}
+
+#[test]
+fn rist_source_tells_once_of_another_profile() {
+    let rig = Rig::start(Source::rist("in", "127.0.0.1:0"), vec![]);
+    let mut events = rig.running.events();
+    let sender = Sender::to(&rig.input());
+    // GRE headers of librist: a keep-alive packet, media with a sequence number, and encrypted media with a key beside it.
+    let media = packet(33, 7, 7, 7, &[0x47; 1316]);
+    let media = [&[0x10, 0, 0x88, 0xb6, 0, 0, 0, 7, 0x07, 0xb2, 0x07, 0xb3][..], &media[..]].concat();
+    let encrypted = [&[0x30, 0x48, 0x88, 0xb6, 9, 8, 7, 6, 0, 0, 0, 8][..], &[0x5a; 1328][..]].concat();
+    for datagram in [&[0, 0, 0x88, 0xb5, 1, 2, 3, 4][..], &media, &encrypted].repeat(10) {
+        sender.send(datagram);
+    }
+    eventually("refused datagrams", || (rig.running.stats().sources[0].refused == 30).then_some(()));
+    let source = rig.running.stats().sources[0].clone();
+    assert_eq!((source.state, source.packets, source.malformed), (State::Waiting, 0, 0));
+    let error = source.last_error.unwrap();
+    assert_eq!(error.kind, "refused_rist_profile");
+    assert!(error.text.contains("simple profile"), "{error:?}");
+    rig.engine.block_on(rig.running.stop());
+    let mut told = 0;
+    while let Some(event) = rig.engine.block_on(events.next()) {
+        told += u64::from(matches!(event, Event::PeerRefused { reason: RefusalReason::RistProfile, .. }));
+    }
+    assert_eq!(told, 1);
 }

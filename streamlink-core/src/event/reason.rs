@@ -171,12 +171,17 @@ pub enum RefusalReason {
     /// An unsupported version or feature.
     #[cfg_attr(feature = "serde", serde(rename = "refused_incompatible"))]
     Incompatible,
-    /// Datagrams from another address or port than the peer of the session has named.
+    /// Datagrams from another address or port than the peer of the session has named, or interleaved frames on a channel
+    /// on which no track was set up.
     #[cfg_attr(feature = "serde", serde(rename = "refused_other_address"))]
     OtherAddress,
     /// MPEG-TS without RTP headers on the port of an RTP source.
     #[cfg_attr(feature = "serde", serde(rename = "refused_raw_transport_stream"))]
     RawTransportStream,
+    /// RIST of the main or advanced profile, whose packets are in a tunnel (VSF TR-06-2), on the port of an RTP or RIST
+    /// source.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_rist_profile"))]
+    RistProfile,
     /// The peer has not sent its request in time.
     #[cfg_attr(feature = "serde", serde(rename = "refused_timed_out"))]
     TimedOut,
@@ -228,6 +233,7 @@ impl RefusalReason {
             RefusalReason::Incompatible => "refused_incompatible",
             RefusalReason::OtherAddress => "refused_other_address",
             RefusalReason::RawTransportStream => "refused_raw_transport_stream",
+            RefusalReason::RistProfile => "refused_rist_profile",
             RefusalReason::TimedOut => "refused_timed_out",
             RefusalReason::ByHost => "refused_by_host",
         }
@@ -249,9 +255,12 @@ impl fmt::Display for RefusalReason {
             RefusalReason::NotPublished => "no publisher yet",
             RefusalReason::InUse => "another publisher is connected",
             RefusalReason::Incompatible => "incompatible",
-            RefusalReason::OtherAddress => "datagrams from another address or port than the peer has named",
+            RefusalReason::OtherAddress => "media from another address, port or channel than was agreed on",
             RefusalReason::RawTransportStream => {
                 "MPEG-TS without RTP headers; the sender has to wrap it into RTP, or the source's URL to begin with `udp://`"
+            }
+            RefusalReason::RistProfile => {
+                "RIST of the main or advanced profile; the sender has to use the simple profile, without encryption"
             }
             RefusalReason::TimedOut => "no request in time",
             RefusalReason::ByHost => "refused by the host",

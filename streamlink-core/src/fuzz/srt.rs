@@ -97,9 +97,9 @@ pub(super) fn feed_srt(input: &[u8], rng: &mut TestRng) {
             }
         }
         if let Some(group) = &mut group {
-            while let Some(head) = far.head(now) {
+            while let Some(head) = far.head(now).filter(|head| head.is_due) {
                 let _ = group.take(head, &mut far);
-                group.skip(&mut far);
+                group.skip(&mut far, &mut None);
             }
         }
         let connection = if rng.below(2) == 0 { &mut *near } else { &mut far };

@@ -131,8 +131,9 @@ impl Srt {
             let Some(head) = self.legs[at].far.head(now) else { break };
             let payload = self.input.take(head, &mut self.legs[at].far).map(|(payload, _)| payload);
             self.delivered.extend(payload.as_deref().map(number));
+            let mut clock = None;
             for leg in &mut self.legs {
-                self.input.skip(&mut leg.far);
+                self.input.skip(&mut leg.far, &mut clock);
             }
         }
     }

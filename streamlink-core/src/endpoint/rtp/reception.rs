@@ -15,7 +15,7 @@ use crate::{
     },
     net::Received,
     proto::{
-        rist::RistReceiver,
+        rist::{RistReceiver, is_tunneled},
         rtp::{Contents, FecDecoder, HEADER, Receiver, Wrapper},
     },
     time::Throttle,
@@ -72,8 +72,8 @@ pub(super) struct Reception {
     /// Counts of the current batch.
     tally: Tally,
     refusals: RefusalLog,
-    /// Last sender of MPEG-TS without RTP headers.
-    last_raw: Option<SocketAddr>,
+    /// Last sender of something else than RTP, and the reason for which it was refused.
+    last_raw: Option<(SocketAddr, RefusalReason)>,
     /// Number of collisions of senders before this connection, and whether one of this connection was told.
     collisions: (u64, bool),
 }
@@ -211,7 +211,9 @@ impl Reception {
             Ok(_) => self.tally.dropped += 1,
             Err(NotRtp::Rtcp) => {} // RTCP has no use in a flow, and is no error
             Err(NotRtp::Malformed) => {
-                if Framing::detect(&data).is_some() {
+                if is_tunneled(&data) {
+                    self.tally.refuse(peer, RefusalReason::RistProfile);
+                } else if Framing::detect(&data).is_some() {
                     self.tally.refuse(peer, RefusalReason::RawTransportStream);
                 } else {
                     self.tally.malformed += 1;
@@ -419,8 +421,9 @@ impl Reception {
         let context = &self.ingest.context;
         for Refused { reason, count, peer } in refused {
             context.status.count_refusals(reason, count);
-            // MPEG-TS without RTP goes on until somebody corrects the sender, so that each is reported once.
-            if reason != RefusalReason::RawTransportStream || self.last_raw.replace(peer) != Some(peer) {
+            // What is in another form goes on until somebody corrects the sender, so that each is reported once.
+            let is_other_form = matches!(reason, RefusalReason::RawTransportStream | RefusalReason::RistProfile);
+            if !is_other_form || self.last_raw.replace((peer, reason)) != Some((peer, reason)) {
                 self.refusals.record(peer, reason, "", count);
             }
         }

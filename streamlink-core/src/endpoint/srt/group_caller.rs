@@ -479,8 +479,9 @@ impl GroupSession {
     }
 
     fn skip_delivered(&mut self) {
+        let mut clock = None;
         for up in self.members.iter_mut().filter_map(Member::up) {
-            self.input.skip(&mut up.io.connection);
+            self.input.skip(&mut up.io.connection, &mut clock);
         }
     }
 

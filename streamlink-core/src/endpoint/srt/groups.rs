@@ -182,9 +182,10 @@ impl Group {
     }
 
     fn skip_delivered(&self, callers: &mut HashMap<u32, ConnectedCaller>) {
+        let mut clock = None;
         for id in &self.members {
             if let Some(caller) = callers.get_mut(id) {
-                self.input.skip(&mut caller.io.connection);
+                self.input.skip(&mut caller.io.connection, &mut clock);
             }
         }
     }

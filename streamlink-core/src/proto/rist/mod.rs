@@ -25,6 +25,17 @@ const MAX_ROUND_TRIP: Duration = Duration::from_secs(10);
 /// Bit of the SSRC that marks a retransmission (section 5.3.3).
 const RETRANSMISSION: u32 = 1;
 
+/// Types of what is in a tunnel of the main and advanced profiles (VSF TR-06-2 section 5.3): keep-alive, packets with the
+/// short header, whole IP packets, authentication, and those of later versions.
+const TUNNELED: [u16; 5] = [0x88b5, 0x88b6, 0x0800, 0x888e, 0xcce0];
+
+/// Returns whether a datagram is one of the main or advanced profile: in a GRE tunnel (RFC 2784 and 2890).
+pub(crate) fn is_tunneled(datagram: &[u8]) -> bool {
+    let Some([flags, version, kind @ ..]) = datagram.first_chunk::<4>() else { return false };
+    // Checksum, key and sequence number may be there; version 0 is the only one. RIST uses some of the reserved bits.
+    flags & 0x4f == 0 && version & 7 == 0 && TUNNELED.contains(&u16::from_be_bytes(*kind))
+}
+
 /// Returns the smoothed round trip, with another measurement.
 fn smoothed(before: Option<Duration>, measured: Duration) -> Duration {
     before.map_or(measured, |before| (before * 7 + measured) / 8)

@@ -8,6 +8,8 @@ use super::{
     backup::PROBATION,
     connection::Connection,
     handshake::{BACKUP, BROADCAST, GROUP_MARK, GroupExtension},
+    peer_clock::PeerClock,
+    receive::Head,
     sequence::Sequence,
 };
 use bytes::Bytes;
@@ -63,27 +65,36 @@ impl GroupInput {
         member.receiver.join(first.map(|first| &first.receiver), self.next);
     }
 
-    /// Chooses the member whose next packet comes first, among those that have one that is due.
-    pub(crate) fn choose<K>(&self, heads: impl Iterator<Item = (K, Sequence)>) -> Option<K> {
-        heads.reduce(|best, other| if other.1.distance(best.1) > 0 { other } else { best }).map(|(member, _)| member)
+    /// Chooses the member whose next packet comes first, once the packet of any member is due: what comes before that is
+    /// due as well, though the member that has it may be later by a little.
+    pub(crate) fn choose<K>(&self, heads: impl Iterator<Item = (K, Head)>) -> Option<K> {
+        let mut is_due = false;
+        let heads = heads.inspect(|(_, head)| is_due |= head.is_due);
+        let first = heads.reduce(|best, other| if other.1.number.distance(best.1.number) > 0 { other } else { best });
+        first.filter(|_| is_due).map(|(member, _)| member)
     }
 
-    /// Takes the next packet of a member out, whose number is `head`. Returns it if it is to be delivered: no other member
-    /// has brought it before.
-    pub(crate) fn take(&mut self, head: Sequence, member: &mut Connection) -> Option<(Bytes, Instant)> {
+    /// Takes the next packet of a member out, which is `head`. Returns it if it is to be delivered: no other member has
+    /// brought it before.
+    pub(crate) fn take(&mut self, head: Head, member: &mut Connection) -> Option<(Bytes, Instant)> {
         let payload = member.receiver.take_head();
-        let gap = self.next.map_or(0, |next| next.distance(head));
+        let gap = self.next.map_or(0, |next| next.distance(head.number));
         if gap < 0 {
             member.receiver.counts.redundant += 1;
             return None;
         }
         self.lost += u64::from(gap.unsigned_abs());
-        self.next = Some(head.after(1));
+        self.next = Some(head.number.after(1));
         payload
     }
 
-    /// Drops packets of a member that were delivered from another.
-    pub(crate) fn skip(&self, member: &mut Connection) {
+    /// Drops packets of a member that were delivered from another, and has it follow the clock of the first one. `clock`:
+    /// that clock, which the first one gives.
+    pub(crate) fn skip(&self, member: &mut Connection, clock: &mut Option<PeerClock>) {
+        match clock {
+            Some(clock) => member.receiver.follow(clock),
+            None => *clock = Some(member.receiver.clock()),
+        }
         if let Some(next) = self.next {
             member.receiver.skip_to(next);
         }
@@ -140,8 +151,8 @@ impl GroupNumbers {
 }
 
 impl Connection {
-    /// Returns the number of the next packet to deliver, if it is due.
-    pub(crate) fn head(&self, now: Instant) -> Option<Sequence> {
+    /// Returns the next packet to deliver, and whether it is due.
+    pub(crate) fn head(&self, now: Instant) -> Option<Head> {
         self.receiver.head(now)
     }
 

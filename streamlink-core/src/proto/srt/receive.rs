@@ -51,6 +51,13 @@ pub(crate) struct ReceiveCounts {
     pub(crate) wrong_repairs: u64,
 }
 
+/// Next packet of a member of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) number: Sequence,
+    pub(crate) is_due: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct ReceiveHalf {
     /// Packets from `base` on, with their delivery times. The last slot is never empty.
@@ -272,11 +279,28 @@ impl ReceiveHalf {
         }
     }
 
-    /// Returns the number of the next packet, if it is due.
-    pub(super) fn head(&self, now: Instant) -> Option<Sequence> {
-        let (gap, due) = self.next_available()?;
-        let is_due = due <= now && (gap == 0 || self.drop_late);
-        is_due.then(|| self.base.after(gap as u32)) // at most the capacity
+    /// Follows the clock of another member of the group, so that both deliver a packet at the same time, whatever the paths
+    /// do.
+    pub(super) fn follow(&mut self, first: &PeerClock) {
+        self.clock.follow(first);
+    }
+
+    /// Returns the clock of the peer.
+    pub(super) fn clock(&self) -> PeerClock {
+        self.clock
+    }
+
+    /// Returns the next packet, if nothing has to be waited for before it.
+    pub(super) fn head(&self, now: Instant) -> Option<Head> {
+        let (gap, due) = self.next_available().filter(|(gap, _)| self.may_pass_over(*gap))?;
+        Some(Head { number: self.base.after(gap as u32), is_due: due <= now }) // at most the capacity
+    }
+
+    /// Returns whether the next packet may be delivered though as many are missing before it: if late packets are given up,
+    /// or the sender has given these up.
+    fn may_pass_over(&self, gap: usize) -> bool {
+        let is_waited_for = |first: Sequence| usize::try_from(self.base.distance(first)).is_ok_and(|at| at < gap);
+        gap == 0 || self.drop_late || !self.losses.first().is_some_and(is_waited_for)
     }
 
     /// Takes the next packet out, and gives up those that are missing before it.
@@ -320,7 +344,7 @@ impl ReceiveHalf {
     /// Returns the next packet that is due, and since when.
     pub(crate) fn deliver(&mut self, now: Instant) -> Option<(Bytes, Instant)> {
         let (gap, due) = self.next_available()?;
-        if due > now || (gap > 0 && !self.drop_late) {
+        if due > now || !self.may_pass_over(gap) {
             return None;
         }
         if gap > 0 {
@@ -349,7 +373,7 @@ impl ReceiveHalf {
     /// Returns the delivery time of the next packet.
     pub(crate) fn next_delivery(&self) -> Option<Instant> {
         let (gap, due) = self.next_available()?;
-        (gap == 0 || self.drop_late).then_some(due)
+        self.may_pass_over(gap).then_some(due)
     }
 
     /// Returns the time between the oldest and the newest packet held.
@@ -441,6 +465,28 @@ mod tests {
         let waits = waits(&mut half, start, &[(20_000, 10_000), (2_500_000, 2_500_000), (2_600_000, 2_700_000)]);
         assert_eq!(waits, [110, 120, 220].map(Duration::from_millis));
         assert_eq!(half.counts.mistimed, 0);
+    }
+
+    #[test]
+    fn srt_receiver_that_waits_passes_over_what_its_sender_gives_up() {
+        let start = Instant::now();
+        let mut half = ReceiveHalf::new(Sequence::new(7), 8192, LATENCY, false, FIRST, start);
+        for number in [7, 10, 14] {
+            assert!(half.wants(Sequence::new(number)));
+            half.store(Sequence::new(number), (FIRST, false), Bytes::from_static(b"x"), start);
+        }
+        let due = start + LATENCY;
+        assert!(half.deliver(due).is_some());
+        assert_eq!((half.deliver(due), half.next_delivery()), (None, None));
+        half.drop_range(Sequence::new(8), Sequence::new(8));
+        assert_eq!(half.deliver(due), None, "number 9 may still come");
+        half.drop_range(Sequence::new(8), Sequence::new(12));
+        assert_eq!(half.next_delivery(), Some(due));
+        assert!(half.deliver(due).is_some());
+        assert_eq!((half.counts.lost, half.deliver(due)), (2, None), "number 13 may still come");
+        half.drop_range(Sequence::new(13), Sequence::new(13));
+        assert!(half.deliver(due).is_some());
+        assert_eq!((half.counts.lost, half.counts.packets), (5, 3));
     }
 
     #[test]

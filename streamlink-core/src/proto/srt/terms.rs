@@ -366,13 +366,8 @@ impl Terms {
         match (&keys, answer.extensions.key_material.as_deref()) {
             (None, None) => {}
             (Some(_), Some(material)) if material.len() > 4 => {}
-            (Some(_), Some([.., status])) if u32::from(*status) == STATUS_BAD_SECRET => {
-                return Err(Rejection::BAD_SECRET);
-            }
-            (Some(_), Some([.., status])) if u32::from(*status) == STATUS_BAD_CIPHER => {
-                return Err(Rejection::CRYPTO);
-            }
-            _ => return Err(Rejection::UNSECURE),
+            (Some(_), Some(status)) => return Err(rejection_of_status(status)),
+            (None, Some(_)) | (Some(_), None) => return Err(Rejection::UNSECURE),
         }
         if let Some(keys) = &keys {
             check_cipher(keys.mode(), &theirs)?;
@@ -457,4 +452,15 @@ fn check(theirs: &SrtExtension, extensions: &Extensions) -> Result<(), Rejection
         return Err(Rejection::CONGESTION);
     }
     Ok(())
+}
+
+/// Returns the rejection that a status word in the place of key material stands for: libsrt writes it in the byte order of
+/// its machine.
+fn rejection_of_status(status: &[u8]) -> Rejection {
+    let status = status.first_chunk().map_or(0, |word| u32::from_be_bytes(*word));
+    match status.min(status.swap_bytes()) {
+        STATUS_BAD_SECRET => Rejection::BAD_SECRET,
+        STATUS_BAD_CIPHER => Rejection::CRYPTO,
+        _ => Rejection::UNSECURE,
+    }
 }

@@ -7,7 +7,7 @@ fn srt_delivers_everything_on_time_over_a_clean_network() {
     let mut world = World::new(FAIR, latency(120), latency(200), 1);
     let sent = world.connect().send(1000, ms(2));
     assert_eq!(world.check(), (0..1000).collect::<Vec<u32>>());
-    // The larger latency of both ends applies. It counts from the time of sending, whatever the delay of the path.
+    // The larger latency of both ends applies, beside the delay of the path at the handshake.
     for (at, (due, _)) in sent.iter().zip(&world.delivered) {
         let held = *due - *at;
         assert!((ms(200)..ms(212)).contains(&held), "{held:?}");
@@ -16,6 +16,19 @@ fn srt_delivers_everything_on_time_over_a_clean_network() {
     assert_eq!((stats.received.lost, stats.received.missed, stats.latency), (0, 0, ms(200)));
     assert!((ms(19)..ms(22)).contains(&stats.rtt), "{:?}", stats.rtt);
     assert_eq!(world.sender().stats().sent.retransmitted, 0);
+}
+
+#[test]
+fn srt_holds_packets_for_the_latency_however_long_it_runs() {
+    for delay in [10, 150] {
+        let mut world = World::new(Weather { delay: ms(delay), ..FAIR }, latency(600), latency(600), 1);
+        let sent = world.connect().send(20_000, ms(2));
+        assert_eq!(world.check().len(), 20_000);
+        for (at, (due, _)) in sent.iter().zip(&world.delivered) {
+            let held = *due - *at;
+            assert!((ms(600 + delay)..ms(603 + delay)).contains(&held), "{held:?} at {at:?}, with {delay} ms");
+        }
+    }
 }
 
 #[test]
