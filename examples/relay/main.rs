@@ -12,12 +12,14 @@
 
 mod arguments;
 mod flows;
+mod output;
 mod screen;
 
 use arguments::{Arguments, Form, explain, settings_table};
 use clap::Parser;
 use env_logger::Target;
 use flows::Flows;
+use output::{Handed, Output};
 use screen::Screen;
 use std::{
     error::Error,
@@ -52,14 +54,19 @@ async fn main() -> ExitCode {
         let _ = io::stdout().write_all(settings_table().as_bytes());
         return ExitCode::SUCCESS;
     }
-    match relay(&arguments, &screen).await {
+    let code = match relay(&arguments, &screen).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             screen.plain(&error.to_string());
             ExitCode::FAILURE
         }
-    }
+    };
+    screen.end();
+    code
 }
+
+/// Number of statistics that wait for a reader of standard output.
+const WAITING: usize = 4;
 
 /// Signals that this program heeds.
 struct Signals {
@@ -119,6 +126,7 @@ async fn relay(arguments: &Arguments, screen: &Screen) -> Result<(), Failure> {
         () = flows.stop() => {}
         () = ended(&mut interrupt, &mut terminate) => return Err("stopped before all flows had ended".into()),
     }
+    report.end();
     for stats in &last {
         summary(stats, screen);
     }
@@ -165,6 +173,8 @@ fn answer(result: &Result<(), Failure>) -> String {
 struct Report {
     form: Form,
     screen: Screen,
+    /// Standard output, once something was written there.
+    output: Option<Output>,
 }
 
 impl Report {
@@ -175,7 +185,7 @@ impl Report {
             (Form::Table, false) => Form::Lines,
             (form, _) => form,
         };
-        Self { form, screen }
+        Self { form, screen, output: None }
     }
 
     fn show(&mut self, flows: &[FlowStats]) {
@@ -190,7 +200,7 @@ impl Report {
         }
     }
 
-    /// Writes a JSON object a line. The media goes on if nobody reads them any more.
+    /// Writes a JSON object a line.
     fn write_json(&mut self, flows: &[FlowStats]) {
         let now = screen::now();
         let mut text = String::new();
@@ -201,10 +211,23 @@ impl Report {
             }
             text += &format!("{object}\n");
         }
-        let mut out = io::stdout().lock();
-        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            self.form = Form::None;
-            self.screen.line(&format!("standard output is closed, no more statistics are written: {error}"));
+        let output = self.output.get_or_insert_with(|| Output::new(io::stdout(), WAITING));
+        let notice = match output.write(text) {
+            Handed::Over | Handed::LeftOut { is_first: false } => return,
+            Handed::Again(count) => format!("standard output is read again, {count} statistics were left out"),
+            Handed::LeftOut { is_first: true } => "standard output is not read, so statistics are left out".to_owned(),
+            Handed::Closed => {
+                self.form = Form::None;
+                "standard output is closed, no more statistics are written".to_owned()
+            }
+        };
+        self.screen.line(&notice);
+    }
+
+    /// Waits until the last statistics are written, unless nobody reads them.
+    fn end(self) {
+        if let Some(output) = self.output {
+            output.end();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Standard error: lines with their time, above a table that is drawn over itself and never erases them.
 
+use crate::output::{Handed, Output};
 use std::{
     io::{self, IsTerminal, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,16 +10,29 @@ use terminal_size::{Height, Width, terminal_size_of};
 /// Size of a terminal that does not tell its own.
 const USUAL_SIZE: (usize, usize) = (80, 24);
 
+/// Number of texts that wait for a reader of standard error. A terminal that was stopped, and a pipe that is not read, hold up
+/// neither the media, whose threads write the log, nor commands and signals.
+const WAITING: usize = 1024;
+
 /// Standard error, shared by all tasks and by the logger.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Screen(Arc<Mutex<Drawn>>);
 
 /// Table that is on the screen now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Drawn {
     rows: Vec<String>,
     /// Lines that were typed below the table.
     typed: usize,
+    /// Standard error; `None` after the end.
+    output: Option<Output>,
+}
+
+impl Default for Screen {
+    fn default() -> Self {
+        let output = Some(Output::new(io::stderr(), WAITING));
+        Self(Arc::new(Mutex::new(Drawn { rows: Vec::new(), typed: 0, output })))
+    }
 }
 
 impl Screen {
@@ -57,6 +71,14 @@ impl Screen {
         drawn.write(&above);
     }
 
+    /// Waits until all lines are written, unless nobody reads them.
+    pub(crate) fn end(&self) {
+        let output = self.drawn().output.take();
+        if let Some(output) = output {
+            output.end();
+        }
+    }
+
     /// Records that a line was typed on the terminal, below the table.
     pub(crate) fn typed(&self) {
         self.drawn().typed += 1;
@@ -72,12 +94,21 @@ impl Drawn {
         text
     }
 
+    /// Says that lines before the last one were left out.
+    fn tell_left_out(&mut self, count: u64) {
+        let notice = format!("{}{} standard error was not read, {count} lines were left out\n", self.erase(), now());
+        self.write(&notice);
+    }
+
     /// Writes text, and the table below it. Its lines do not wrap, so that their number is known.
-    fn write(&self, above: &str) {
+    fn write(&mut self, above: &str) {
         let table: String = self.rows.iter().map(|row| format!("{row}\n")).collect();
         let table = if table.is_empty() { table } else { format!("\x1b[?7l{table}\x1b[?7h") };
         // A relay goes on without its terminal, so a failure to write is ignored.
-        let _ = io::stderr().lock().write_all(format!("{above}{table}").as_bytes());
+        let Some(output) = &mut self.output else { return };
+        if let Handed::Again(count) = output.write(format!("{above}{table}")) {
+            self.tell_left_out(count);
+        }
     }
 }
 

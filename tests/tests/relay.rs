@@ -448,3 +448,59 @@ fn relay_refuses_a_command_that_is_no_text_and_obeys_the_next() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("error: the command is not UTF-8 text\nok\nok\n"), "{said}");
 }
+
+#[test]
+fn relay_obeys_and_ends_while_nobody_reads_its_statistics() {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        process::{Command, Stdio},
+    };
+    let url = || format!("srt://127.0.0.1:{}?mode=listener", free_port());
+    let mut arguments =
+        ["--source", &url(), "--max-bandwidth", "5M", "--stats", "json", "--interval", "1"].map(str::to_owned).to_vec();
+    // Many outputs, so that the pipe is full within a few seconds.
+    for at in 0..60 {
+        arguments.extend(["--output".to_owned(), format!("o{at}={}", url())]);
+    }
+    let mut relay = Command::new(peer::example("relay"))
+        .args(&arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(relay.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("standard output is not read")));
+    relay.stdin.as_mut().unwrap().write_all(b"bandwidth 6M\n").unwrap();
+    assert!(said.any(|line| line == "ok"), "a command is obeyed");
+    // A reader who comes back gets whole lines.
+    let mut stats = BufReader::new(relay.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<serde_json::Value>(&stats.next().unwrap().unwrap()).unwrap();
+    for _ in 0..8 {
+        assert_eq!(next()["outputs"].as_array().unwrap().len(), 60);
+    }
+    assert!(said.any(|line| line.contains("standard output is read again")));
+    assert!(said.any(|line| line.contains("standard output is not read")));
+    peer::run("kill", &["-TERM", &relay.id().to_string()]);
+    assert!(said.any(|line| line.contains("summary of `relay`")));
+    eventually("the end of the relay", || relay.try_wait().unwrap().map(|status| assert!(status.success())));
+}
+
+#[test]
+fn relay_ends_while_nobody_reads_its_standard_error() {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+    let url = format!("srt://127.0.0.1:{}?mode=listener", free_port());
+    let mut relay = Command::new(peer::example("relay"))
+        .args(["--source", &url, "--max-bandwidth", "5M"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The answers are more than a pipe holds. All commands are taken nevertheless.
+    relay.stdin.as_mut().unwrap().write_all("nonsense\n".repeat(20_000).as_bytes()).unwrap();
+    peer::run("kill", &["-TERM", &relay.id().to_string()]);
+    eventually("the end of the relay", || relay.try_wait().unwrap().map(|status| assert!(status.success())));
+}

@@ -107,7 +107,7 @@ function endpointFields(scope, prefix, given = {}) {
     node,
     fields: [...address, ...parts],
     read() {
-      const values = Object.fromEntries(address.map((part) => [part.key, part.value]));
+      const values = { scheme: known.scheme, ...Object.fromEntries(address.map((part) => [part.key, part.value])) };
       const body = composed(scope, values);
       for (const part of parts) if (part.value !== '') body[part.setting.name] = part.value;
       return body;

@@ -64,12 +64,12 @@ export function composed(scope, v) {
     case 'call':
       return { url: `${kind.scheme}://${bracket(v.host)}:${v.port}`, ...(kind.roleless ? {} : { mode: 'caller' }) };
     case 'rtmpListen':
-      return { url: `${listening('rtmp')}/${v.app}`, mode: 'listener', ...(v.key ? { key: v.key } : {}) };
+      return { url: `${listening(v.scheme || 'rtmp')}/${v.app}`, mode: 'listener', ...(v.key ? { key: v.key } : {}) };
     case 'rtmpCall':
       return { url: v.server, mode: 'caller', ...(v.key ? { key: v.key } : {}), ...(kind.relay ? { relay: true } : {}) };
     case 'rtspListen': {
       const authority = `${credentials(v)}${bracket(v.host)}:${v.port || kind.port}`;
-      return { url: `rtsp://${authority}/${v.path}`, mode: 'listener' };
+      return { url: `${v.scheme || 'rtsp'}://${authority}/${v.path}`, mode: 'listener' };
     }
     case 'rtspCall':
       return { url: v.server.replace('://', `://${credentials(v)}`), mode: 'caller' };
@@ -92,7 +92,8 @@ export function parsed(scope, configuration) {
   const match = /^([a-z]+):\/\/(?:([^@/?]*)@)?(\[[^\]]*\]|[^:/?]*)(?::(\d+))?([^?]*)(.*)$/.exec(configuration.url) ?? [];
   const [, scheme = '', userinfo = '', host = '', port = '', path = '', query = ''] = match;
   const [user, ...password] = userinfo.split(':');
-  const v = { host, port, user: decoded(user), password: decoded(password.join(':')), key: String(configuration.key ?? '') };
+  // The scheme tells whether there is TLS, for which listeners have no field.
+  const v = { scheme, host, port, user: decoded(user), password: decoded(password.join(':')), key: String(configuration.key ?? '') };
   if (['0.0.0.0', '[::]'].includes(host) && kind.form.toLowerCase().includes('listen')) v.host = host === '[::]' ? '::' : '';
   const plain = path.replace(/^\//, '');
   if (kind.form === 'rtmpListen') {

@@ -17,9 +17,11 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::net::SocketAddr;
+use streamlink_core::{Output, SettingScope, Source};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -103,7 +105,11 @@ async fn edit(
     let what = format!("{} `{name}` changed: {}", direction.noun(), members.join(", "));
     let edit = move |record: &mut Record| {
         let at = position(&record.flow, direction, &name)?;
+        let is_listener = is_rtmp_listener(&record.flow, direction, at);
         if let Some(endpoint) = endpoints_mut(&mut record.flow, direction).and_then(|list| list.get_mut(at)) {
+            if is_listener {
+                split_key(endpoint);
+            }
             merge_endpoint(endpoint, patch)?;
         }
         check(&record.flow, prefix(direction, at))
@@ -112,19 +118,59 @@ async fn edit(
     Ok(Json(Changed { applied, flow: view(console, &flow)? }))
 }
 
+/// Returns true for an RTMP source or output that listens.
+fn is_rtmp_listener(document: &Value, direction: Direction, at: usize) -> bool {
+    let Ok(flow) = flow_of(document, "") else { return false };
+    let scope = match direction {
+        Direction::Source => flow.sources().get(at).map(Source::scope),
+        Direction::Output => flow.outputs().get(at).map(Output::scope),
+    };
+    matches!(scope, Some(SettingScope::RtmpSource | SettingScope::RtmpPullOutput))
+}
+
+/// Makes the stream key at the end of an RTMP listener's stored URL a member of its own, as a patch means it.
+fn split_key(endpoint: &mut Value) {
+    let url = endpoint.get("url").and_then(Value::as_str).unwrap_or_default();
+    if endpoint.get("key").is_some() || url.contains('?') {
+        return;
+    }
+    let Some((place, key)) = url.rsplit_once('/') else { return };
+    let (place, key) = (place.to_owned(), decoded(key));
+    endpoint["url"] = place.into();
+    endpoint["key"] = key.into();
+}
+
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
 /// Applies a patch to an endpoint. A new URL brings the settings of its query with it, in the place of older ones.
 fn merge_endpoint(endpoint: &mut Value, patch: Map<String, Value>) -> Result<(), Problem> {
     let url = patch.get("url").and_then(Value::as_str).unwrap_or_default();
     let query = url.split_once('?').map_or("", |(_, query)| query);
-    let names: Vec<&str> = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default()).collect();
-    let before = endpoint.get("url").and_then(Value::as_str).unwrap_or_default();
-    let keeps_key = endpoint.get("key").is_some() && !patch.contains_key("key") && !names.contains(&"key");
+    let mut names: Vec<&str> = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default()).collect();
+    let before = path_of(endpoint.get("url").and_then(Value::as_str).unwrap_or_default());
+    let key = endpoint.get("key").and_then(Value::as_str).filter(|_| !patch.contains_key("key"));
+    let after = path_of(url);
     // Beside a key the path is an application; without one it ends with the key. An address that was pasted as a whole
-    // would publish to another application under the old key.
-    if keeps_key && !url.is_empty() && path_of(url) != path_of(before) {
-        let message = "has another path than before, which may end with a stream key: send `key` beside it, or null as \
-                       the `key` if the path ends with it";
-        return Err(Problem::field("url", message));
+    // would stand for another application under the old key.
+    match key.filter(|_| url.starts_with("rtmp") && !names.contains(&"key") && before != after) {
+        Some(key)
+            if after.strip_prefix(before).and_then(|rest| rest.strip_prefix('/')).map(decoded).as_deref()
+                == Some(key) =>
+        {
+            names.push("key");
+        }
+        Some(_) => {
+            let message = "has another path than before, which may end with a stream key: send `key` beside it, or null \
+                           as the `key` if the path ends with it";
+            return Err(Problem::field("url", message));
+        }
+        None => {}
+    }
+    // An RTMP key means nothing to another protocol.
+    if !url.is_empty() && !url.starts_with("rtmp") {
+        names.push("key");
     }
     for name in names {
         if let Some(members) = endpoint.as_object_mut().filter(|_| !matches!(name, "" | "name" | "url")) {
@@ -347,6 +393,7 @@ async fn kick(
 mod tests {
     use super::*;
     use serde_json::json;
+    use streamlink_core::Flow;
 
     #[test]
     fn patch_of_a_url_keeps_a_stream_key_only_if_that_is_plain() {
@@ -368,5 +415,37 @@ mod tests {
         assert_eq!(key(json!({ "url": "rtmp://h:1935/live", "key": "TWO" })), Some(json!("TWO")));
         assert_eq!(key(json!({ "url": "rtmp://h:1935/live?key=TWO" })), None, "the URL has it");
         assert_eq!(key(json!({ "description": "d" })), Some(json!("ONE")));
+        assert_eq!(key(json!({ "url": "rtmp://h:1936/app/ONE" })), None, "the URL has it");
+        assert_eq!(key(json!({ "url": "srt://h:9000" })), None);
+    }
+
+    #[test]
+    fn patch_of_an_rtmp_listener_replaces_or_keeps_its_stream_key() {
+        let flow = json!({ "name": "f", "max_bandwidth": "5M", "sources": [
+            { "name": "in", "url": "rtmp://127.0.0.1:1935/live/room?mode=listener", "key": "a%ONE" },
+            { "name": "pull", "url": "rtmp://h/live/KEY?mode=caller" } ],
+            "outputs": [{ "name": "play", "url": "rtmp://127.0.0.1:1936/play/P%3FX?mode=listener" }] });
+        let stored = crate::document::document_of(&Flow::from_json(&flow.to_string()).unwrap());
+        assert!(!is_rtmp_listener(&stored, Direction::Source, 1));
+        let patched = |direction: Direction, patch: Value| {
+            let mut document = stored.clone();
+            assert!(is_rtmp_listener(&document, direction, 0));
+            let Value::Object(patch) = patch else { unreachable!() };
+            let endpoint = &mut endpoints_mut(&mut document, direction).unwrap()[0];
+            split_key(endpoint);
+            merge_endpoint(endpoint, patch).unwrap();
+            // As the library reads and writes it.
+            let document = crate::document::document_of(&flow_of(&document, "").unwrap());
+            document[direction.member()][0]["url"].as_str().unwrap().to_owned()
+        };
+        let source = |patch: Value| patched(Direction::Source, patch);
+        assert_eq!(source(json!({ "description": "d" })), "rtmp://127.0.0.1:1935/live/room/a%25ONE");
+        assert_eq!(source(json!({ "key": "TWO" })), "rtmp://127.0.0.1:1935/live/room/TWO");
+        let moved = "rtmp://127.0.0.1:1940/live/room";
+        assert_eq!(source(json!({ "url": format!("{moved}?mode=listener") })), format!("{moved}/a%25ONE"));
+        assert_eq!(source(json!({ "url": format!("{moved}/a%25ONE?mode=listener") })), format!("{moved}/a%25ONE"));
+        assert_eq!(source(json!({ "url": format!("{moved}/NEW"), "key": null })), format!("{moved}/NEW"));
+        assert!(!source(json!({ "key": null })).ends_with("ONE"), "another one is generated");
+        assert_eq!(patched(Direction::Output, json!({ "key": "TWO" })), "rtmp://127.0.0.1:1936/play/TWO");
     }
 }

@@ -139,7 +139,9 @@ impl FlowSummary {
         let sources = stats.map_or(&[][..], |stats| &stats.sources);
         let outputs = stats.map_or(&[][..], |stats| &stats.outputs);
         let active = sources.iter().find(|source| source.active).or_else(|| sources.iter().find(is_connected));
-        let shown = active.or(sources.first());
+        // One that is disabled says nothing about media while another one is to bring them.
+        let active = active.filter(|source| source.enabled);
+        let shown = active.or_else(|| sources.iter().find(|source| source.enabled)).or(sources.first());
         let state = match stats {
             Some(_) if sources.iter().any(|source| is_connected(&source)) => FlowState::Connected,
             Some(_) => FlowState::Waiting,
@@ -307,5 +309,29 @@ mod tests {
         assert_eq!((&view["state"], &view["reason"]), (&json!("failed"), &json!("no such setting")));
         assert!(!view.to_string().contains("hunter2"), "{view}");
         assert_eq!(Secrets::new(flow.clone(), None).configuration, flow, "operators can save it");
+    }
+
+    #[test]
+    fn waiting_flow_tells_the_reason_of_a_source_that_is_enabled() {
+        let record = Record {
+            enabled: true,
+            flow: json!({ "max_bandwidth": "5M", "sources": [{ "name": "a", "url": "srt://:1" }] }),
+        };
+        let stored = State { record, error: None };
+        let source = |name: &str, enabled: bool, active: bool| {
+            json!({ "name": name, "protocol": "SRT", "state": if enabled { "waiting" } else { "idle" }, "enabled": enabled,
+                "active": active, "last_error": { "kind": "rejected", "text": "wrong passphrase", "age_ms": 5.0 } })
+        };
+        let reason = |sources: Value| {
+            let stats = json!({ "name": "f", "max_bandwidth": 1, "merge_lost": 0, "sources": sources, "outputs": [] });
+            let stats: FlowStats = serde_json::from_value(stats).unwrap();
+            FlowSummary::new("f", &stored, Some(&stats)).reason.unwrap()
+        };
+        for is_active in [false, true] {
+            let reason = reason(json!([source("a", false, is_active), source("b", true, false)]));
+            assert_eq!(reason, "source `b`: wrong passphrase");
+        }
+        assert_eq!(reason(json!([source("a", false, false), source("b", false, false)])), "source `a` is disabled");
+        assert_eq!(reason(json!([source("a", true, false), source("b", true, true)])), "source `b`: wrong passphrase");
     }
 }

@@ -305,6 +305,31 @@ fn page_forms_fit_every_kind_of_endpoint() {
 }
 
 #[test]
+fn page_edits_of_listeners_keep_tls_and_replace_the_stream_key() {
+    let console = Console::start();
+    let flow = |name: &str, url: &str| {
+        let source = json!({ "name": "in", "url": url });
+        json!({ "name": name, "max_bandwidth": "5M", "enabled": false, "sources": [source] })
+    };
+    console.post("/api/v1/flows", &flow("rtmp", "rtmps://127.0.0.1:1936/live/OLD?mode=listener")).of(201);
+    console.post("/api/v1/flows", &flow("rtsp", "rtsps://127.0.0.1:8322/cam?mode=listener")).of(201);
+    let browser = Browser::start(900, 700);
+    let edit = |flow: &str, field: &str, text: &str| {
+        browser.open(&console.url(&format!("/#/flow/{flow}")));
+        browser.press("Edit source in");
+        browser.fill(field, text);
+        browser.press("Save");
+        browser.wait_for_none("//dialog");
+        let secrets = console.get(&format!("/api/v1/flows/{flow}/secrets")).of(200);
+        secrets["configuration"]["sources"][0]["url"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(edit("rtmp", "Stream key", "NEW"), "rtmps://127.0.0.1:1936/live/NEW");
+    assert_eq!(edit("rtmp", "Port", "1937"), "rtmps://127.0.0.1:1937/live/NEW");
+    assert_eq!(edit("rtmp", "Application", "studio"), "rtmps://127.0.0.1:1937/studio/NEW");
+    assert_eq!(edit("rtsp", "Port", "8323"), "rtsps://127.0.0.1:8323/cam");
+}
+
+#[test]
 fn page_asks_for_the_password_and_lets_viewers_look() {
     let file = crate::access::passwords();
     let mut console = Console::with(&["--password-file", file.path().to_str().unwrap()]);
