@@ -63,6 +63,9 @@ impl GroupInput {
     /// Makes a connection a member. It delivers at the times of `first`, another member.
     pub(crate) fn join(&self, member: &mut Connection, first: Option<&Connection>) {
         member.receiver.join(first.map(|first| &first.receiver), self.next);
+        if let Some(decoder) = &mut member.decoder {
+            decoder.find_matrix();
+        }
     }
 
     /// Chooses the member whose next packet comes first, once the packet of any member is due: what comes before that is
