@@ -460,6 +460,11 @@ enum streamlink_event_kind
    * configured.
    */
   STREAMLINK_EVENT_KIND_MEMBER_REMOVED = 33,
+  /**
+   * Packets of a source in a merge came after the merge window, and repair nothing. `count`: packets since the last such
+   * event; `time_ms`: the window.
+   */
+  STREAMLINK_EVENT_KIND_MERGE_WINDOW_MISSED = 34,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -2115,6 +2120,19 @@ streamlink_status streamlink_flow_input_address(const streamlink_flow *flow,
                                                 const char *source,
                                                 streamlink_text **url,
                                                 streamlink_error **error);
+
+/**
+ * The SDP (RFC 8866) that players of RTSP are offered: what the tracks are that a tap of the flow gets. On success `*sdp` is
+ * to be freed with streamlink_text_free(). STREAMLINK_STATUS_NOT_FOUND: no source has described its media yet, or media of
+ * this family has no such description.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `sdp` points to memory for a pointer; `error` is NULL or does so too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_sdp(const streamlink_flow *flow,
+                                      streamlink_text **sdp,
+                                      streamlink_error **error);
 
 /**
  * The server and the stream key of an RTMP source that listens, apart, as OBS and many encoders want them. On success

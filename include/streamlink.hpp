@@ -730,6 +730,20 @@ public:
         return detail::take(url);
     }
 
+    /// The SDP that players of RTSP are offered; nothing before a source has described its media. See streamlink_flow_sdp().
+    std::optional<std::string> sdp() const
+    {
+        streamlink_text *sdp = nullptr;
+        streamlink_error *failure = nullptr;
+        const streamlink_status status = streamlink_flow_sdp(get(), &sdp, &failure);
+        if (status == STREAMLINK_STATUS_NOT_FOUND) {
+            streamlink_error_free(failure);
+            return std::nullopt;
+        }
+        detail::check(status, failure);
+        return detail::take(sdp);
+    }
+
     /// The server and the stream key of an RTMP source that listens, apart.
     std::pair<std::string, std::string> input_server_and_key(const std::string &source) const
     {

@@ -102,6 +102,7 @@ pub(crate) enum Form {
 }
 
 /// A flow with its JSON as it was written, which tells what has changed when the file is read again.
+#[derive(Clone)]
 pub(crate) struct Configured {
     pub(crate) flow: Flow,
     pub(crate) written: Value,

@@ -1,10 +1,13 @@
 //! The flows of this process: started, changed by commands, and brought in line with the file when it is read again.
 
+mod reload;
+
 use crate::{
     Failure,
-    arguments::{COMMANDS, Configured, read_config, split_output},
+    arguments::{COMMANDS, Configured, split_output},
     screen::Screen,
 };
+use reload::Refusal;
 use serde_json::{Map, Value};
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use streamlink_core::{
@@ -47,7 +50,7 @@ impl Flows {
     pub(crate) async fn start(&mut self, Configured { flow, written }: Configured) -> Result<(), Failure> {
         let now = value_of(&flow);
         let name = flow.name().to_owned();
-        let handle = self.engine.start(flow).await.map_err(|error| format!("flow `{name}`: {error}"))?;
+        let handle = self.engine.start(flow).await?;
         let stats = handle.stats();
         for source in stats.sources {
             for address in source.url.iter().chain(&source.url_ipv4) {
@@ -159,57 +162,6 @@ impl Flows {
             (None, 0) => Err("no flow runs".into()),
             (None, _) => Err("several flows run: the name is to be FLOW/NAME, and the rate follows the name".into()),
         }
-    }
-
-    /// Reads the file again, and makes the flows be what it says. Nothing changes if it has errors.
-    pub(crate) async fn reload(&mut self) -> Result<(), Failure> {
-        let file =
-            self.config.clone().ok_or("there is no file to read again: the relay was started without --config")?;
-        let mut wanted = Vec::new();
-        for configured in read_config(&file)? {
-            let name = configured.flow.name();
-            let old = self.running.iter().find(|flow| flow.handle.name() == name);
-            wanted.push(match old {
-                Some(old) => old.with_generated_keys(configured)?,
-                None => configured,
-            });
-        }
-        let mut failures = Vec::new();
-        // What leaves goes first, because its addresses may be wanted by what comes.
-        let mut kept = Vec::new();
-        for flow in std::mem::take(&mut self.running) {
-            let name = flow.handle.name().to_owned();
-            match wanted.iter().find(|new| new.flow.name() == name) {
-                None => {
-                    self.screen.line(&format!("{name}: is not in the file any more, and stops"));
-                    flow.stop().await;
-                }
-                Some(new) => match flow.needs_restart(&new.flow) {
-                    Some(member) => {
-                        self.screen.line(&format!("{name}: restarts, because `{member}` cannot change while it runs"));
-                        flow.stop().await;
-                    }
-                    None => kept.push(flow),
-                },
-            }
-        }
-        for flow in &mut kept {
-            if let Some(new) = wanted.iter().find(|new| new.flow.name() == flow.handle.name()) {
-                flow.remove_outputs(&new.flow, &self.screen, &mut failures).await;
-            }
-        }
-        self.running = kept;
-        for new in wanted {
-            let at = self.running.iter().position(|flow| flow.handle.name() == new.flow.name());
-            if let Some(flow) = at.and_then(|at| self.running.get_mut(at)) {
-                flow.change(new, &self.screen, &mut failures).await;
-                continue;
-            }
-            if let Err(error) = self.start(new).await {
-                failures.push(error.to_string());
-            }
-        }
-        if failures.is_empty() { Ok(()) } else { Err(failures.join("; ").into()) }
     }
 }
 
@@ -338,8 +290,14 @@ impl RunningFlow {
         }
     }
 
-    /// Applies the differences that need no restart.
-    async fn change(&mut self, wanted: Configured, screen: &Screen, failures: &mut Vec<String>) {
+    /// Returns true for an output that is not disabled.
+    fn is_enabled(&self, output: &str) -> bool {
+        let now = find_endpoint(&self.now, "outputs", output);
+        now.is_some_and(|output| output.get("enabled").and_then(Value::as_bool).unwrap_or(true))
+    }
+
+    /// Applies the differences of the flow and its sources that need no restart.
+    fn change(&mut self, wanted: &Configured, screen: &Screen, failures: &mut Vec<String>) {
         let flow = self.handle.name().to_owned();
         let value = value_of(&wanted.flow);
         for member in ["max_bandwidth", "bandwidth_policy"] {
@@ -374,7 +332,14 @@ impl RunningFlow {
                 Err(error) => failures.push(format!("{flow}: source `{name}`: {error}")),
             }
         }
-        for (output, new) in wanted.flow.outputs().iter().zip(endpoints(&value, "outputs")) {
+        self.written = wanted.written.clone();
+    }
+
+    /// Adds and changes outputs.
+    async fn change_outputs(&mut self, wanted: &Flow, screen: &Screen, refused: &mut Vec<Refusal>) {
+        let flow = self.handle.name().to_owned();
+        let value = value_of(wanted);
+        for (output, new) in wanted.outputs().iter().zip(endpoints(&value, "outputs")) {
             let name = output.name();
             let old = endpoint_mut(&mut self.now, "outputs", name).cloned();
             if old.as_ref() == Some(new) {
@@ -390,10 +355,9 @@ impl RunningFlow {
                         }
                     }
                 }
-                Err(error) => failures.push(format!("{flow}: output `{name}`: {error}")),
+                Err(error) => refused.push(Refusal::new(&flow, Some(name), &error)),
             }
         }
-        self.written = wanted.written;
     }
 
     fn change_bandwidth(&self, member: &str, new: &Value) -> Result<(), Failure> {

@@ -93,8 +93,9 @@ async fn relay(arguments: &Arguments, screen: &Screen) -> Result<(), Failure> {
     let starting = async {
         let mut failures = Vec::new();
         for flow in wanted {
+            let name = flow.flow.name().to_owned();
             if let Err(error) = flows.start(flow).await {
-                failures.push(error.to_string());
+                failures.push(format!("flow `{name}`: {error}"));
             }
         }
         failures
@@ -132,13 +133,17 @@ async fn run(flows: &mut Flows, mut hang_up: Signal, screen: &Screen, report: &m
     loop {
         tokio::select! {
             _ = tick.tick() => report.show(&flows.stats()),
-            command = commands.recv() => match command.as_deref().map(str::trim) {
-                Some("quit") => {
-                    screen.plain("ok");
-                    return;
-                }
-                Some("") | None => {}
-                Some(command) => screen.plain(&answer(&flows.obey(command).await)),
+            command = commands.recv() => match command.as_deref().map(str::from_utf8) {
+                Some(Ok(command)) => match command.trim() {
+                    "quit" => {
+                        screen.plain("ok");
+                        return;
+                    }
+                    "" => {}
+                    command => screen.plain(&answer(&flows.obey(command).await)),
+                },
+                Some(Err(_)) => screen.plain(&answer(&Err("the command is not UTF-8 text".into()))),
+                None => {}
             },
             _ = hang_up.recv() => {
                 let result = flows.reload().await;
@@ -204,13 +209,13 @@ impl Report {
     }
 }
 
-/// Returns the lines of standard input; no more once it has ended.
-fn commands(screen: Screen) -> mpsc::Receiver<String> {
+/// Returns the lines of standard input, which may be no text; no more once it has ended.
+fn commands(screen: Screen) -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(64);
     // Reading standard input cannot be interrupted, so a thread of its own does it, and ends with the program.
     thread::spawn(move || {
         let is_typed = io::stdin().is_terminal() && screen.is_terminal();
-        for line in io::stdin().lock().lines().map_while(Result::ok) {
+        for line in io::stdin().lock().split(b'\n').map_while(Result::ok) {
             if is_typed {
                 screen.typed();
             }

@@ -262,6 +262,32 @@ pub unsafe extern "C" fn streamlink_flow_input_address(
     unsafe { guard(error, body) }
 }
 
+/// The SDP (RFC 8866) that players of RTSP are offered: what the tracks are that a tap of the flow gets. On success `*sdp` is
+/// to be freed with streamlink_text_free(). STREAMLINK_STATUS_NOT_FOUND: no source has described its media yet, or media of
+/// this family has no such description.
+///
+/// # Safety
+/// `flow` is a flow that was not destroyed; `sdp` points to memory for a pointer; `error` is NULL or does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_sdp(
+    flow: *const StreamlinkFlow,
+    sdp: *mut *mut StreamlinkText,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: the caller keeps `flow` alive during the call.
+        let flow = unsafe { live(flow, "flow") }?;
+        place(sdp, "sdp")?;
+        let found = flow.handle.sdp();
+        let found = found.ok_or_else(|| Failure::new(Status::NotFound, "the media has no SDP, or none yet"))?;
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give(sdp, StreamlinkText::new(found)) };
+        Ok(())
+    };
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
+    unsafe { guard(error, body) }
+}
+
 /// The server and the stream key of an RTMP source that listens, apart, as OBS and many encoders want them. On success
 /// `*server` and `*key` are to be freed with streamlink_text_free(). STREAMLINK_STATUS_NOT_FOUND: there is no such source,
 /// or it does not listen with RTMP.

@@ -235,6 +235,20 @@ void log_function()
     streamlink::log_to(STREAMLINK_LOG_LEVEL_OFF, nullptr);
 }
 
+static void sdp_of_media(streamlink::engine &engine)
+{
+    streamlink::flow_builder builder("sdp", 1'000'000);
+    streamlink::flow flow = engine.start(builder.source({"in", "app://rtsp"}).output({"tap", "tap:"}));
+    CHECK(!flow.sdp());
+    auto source = flow.app_source("in");
+    source.set_sdp("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n");
+    const std::string sdp = flow.sdp().value();
+    CHECK(sdp.find("v=0\r\n") == 0 && sdp.find("a=rtpmap:96 H264/90000\r\n") != std::string::npos);
+    CHECK(streamlink_flow_sdp(nullptr, nullptr, nullptr) == STREAMLINK_STATUS_INVALID_ARGUMENT);
+    // Media of other families has none.
+    CHECK(!engine.start_json(R"({"name": "no sdp", "max_bandwidth": "1M", "sources": [{"name": "in", "url": "app://rtp"}]})").sdp());
+}
+
 int main()
 {
     streamlink_engine_options options;
@@ -312,6 +326,7 @@ int main()
     borrowed_packets(engine);
     live_sources(engine);
     flows_and_events(engine);
+    sdp_of_media(engine);
     access_function();
     log_function();
     CHECK(!streamlink::settings().empty() && streamlink::settings()[0].name == std::string("name"));

@@ -368,3 +368,83 @@ fn quickstart_prints_playback_urls_and_rates() {
     }
     assert!(output.contains("Mb/s"), "{output}");
 }
+
+#[test]
+fn relay_reload_exchanges_addresses_of_outputs_and_flows() {
+    let ports: Vec<u16> = (0..6).map(|_| free_port()).collect();
+    let flow = |name: &str, source: u16, outputs: &[(&str, u16)]| {
+        let url = |port: &u16| format!("srt://127.0.0.1:{port}?mode=listener");
+        let outputs = outputs.iter().map(|(name, port)| serde_json::json!({ "name": name, "url": url(port) }));
+        let source = serde_json::json!({ "name": "in", "url": url(&source) });
+        serde_json::json!({ "name": name, "max_bandwidth": "5M", "sources": [source],
+            "outputs": outputs.collect::<Vec<_>>() })
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flows.json");
+    let write = |flows: &[serde_json::Value]| fs::write(&path, serde_json::Value::from(flows).to_string()).unwrap();
+    write(&[flow("a", ports[0], &[("x", ports[1]), ("y", ports[2])]), flow("b", ports[3], &[("z", ports[4])])]);
+    let relay = Peer::start(peer::example("relay"), &["--config", path.to_str().unwrap()]);
+    relay.wait_for("b: playback URL of z: ");
+    let reload = |flows: &[serde_json::Value], answer: &str, count: usize| {
+        write(flows);
+        relay.signal(libc::SIGHUP);
+        let count_of = |text: &str| relay.output().matches(text).count();
+        eventually(&format!("the answer {count} to a reload"), || (count_of("reload: ") == count).then_some(()));
+        let said = relay.output();
+        assert!(said.lines().rfind(|line| line.contains("reload: ")).unwrap().contains(answer), "{said}");
+    };
+    // Two outputs exchange their addresses, in one flow and between two; one takes that which another one leaves.
+    reload(
+        &[flow("a", ports[0], &[("x", ports[2]), ("y", ports[1])]), flow("b", ports[3], &[("z", ports[4])])],
+        "reload: ok",
+        1,
+    );
+    reload(
+        &[flow("a", ports[0], &[("x", ports[4]), ("y", ports[1])]), flow("b", ports[3], &[("z", ports[2])])],
+        "reload: ok",
+        2,
+    );
+    reload(
+        &[flow("a", ports[0], &[("x", ports[2]), ("y", ports[1])]), flow("b", ports[3], &[("z", ports[5])])],
+        "reload: ok",
+        3,
+    );
+    // A source takes the address that an output of a later flow leaves.
+    reload(
+        &[flow("a", ports[5], &[("x", ports[2]), ("y", ports[1])]), flow("b", ports[3], &[("z", ports[4])])],
+        "reload: ok",
+        4,
+    );
+    // An address that stays taken is refused, and all outputs go on as they were.
+    let taken = std::net::UdpSocket::bind(("127.0.0.1", ports[0])).unwrap();
+    reload(
+        &[flow("a", ports[5], &[("x", ports[1]), ("y", ports[0])]), flow("b", ports[3], &[("z", ports[4])])],
+        "reload: error: a: output `x`: ",
+        5,
+    );
+    drop(taken);
+    for port in [ports[1], ports[2], ports[4]] {
+        assert!(std::net::UdpSocket::bind(("127.0.0.1", port)).is_err(), "{port} is listened at: {}", relay.output());
+    }
+    relay.signal(libc::SIGTERM);
+    relay.wait_for("summary of `b`");
+}
+
+#[test]
+fn relay_refuses_a_command_that_is_no_text_and_obeys_the_next() {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+    let url = format!("srt://127.0.0.1:{}?mode=listener", free_port());
+    let mut relay = Command::new(peer::example("relay"))
+        .args(["--source", &url, "--max-bandwidth", "5M"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    relay.stdin.as_mut().unwrap().write_all(b"remove caf\xe9\nbandwidth 6M\nquit\n").unwrap();
+    let output = relay.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("error: the command is not UTF-8 text\nok\nok\n"), "{said}");
+}

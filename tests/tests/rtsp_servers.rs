@@ -277,3 +277,69 @@ fn rtsp_caller_counts_stray_bytes_between_frames() {
     assert_eq!(rig.running.stats().sources[0].malformed, 20);
     rig.stop();
 }
+
+#[test]
+fn rtsp_caller_authenticates_on_the_next_connection_of_a_server_that_closes_after_401() {
+    let challenges = Arc::new(AtomicUsize::new(0));
+    let count = challenges.clone();
+    let port = serve(move |conversation, request| {
+        if header(request, "Authorization") == Some("Basic bWU6c2VjcmV0") {
+            return conversation.answer(request);
+        }
+        count.fetch_add(1, Relaxed);
+        let headers = "WWW-Authenticate: Basic realm=\"cam\"\r\nConnection: close\r\n";
+        conversation.reply(request, "401 Unauthorized", headers, "");
+        let _ = conversation.stream.shutdown(std::net::Shutdown::Both); // the client may have closed it
+    });
+    let (_rig, tap) = start(&format!("rtsp://me:secret@127.0.0.1:{port}/cam?transport=tcp"));
+    packets(&tap, 10);
+    assert_eq!(challenges.load(Relaxed), 1);
+    // A wrong password is told as such, and not as a lost connection.
+    let (rig, _) = start(&format!("rtsp://me:hunter2@127.0.0.1:{port}/cam?transport=tcp"));
+    let text = lost(&rig);
+    assert!(text.contains("401 Unauthorized (to OPTIONS), then closed") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn rtsp_caller_takes_frames_on_the_channels_that_it_asked_for() {
+    let port = serve(|conversation, request| {
+        if request.starts_with("SETUP") {
+            return conversation.reply(request, "200 OK", "Transport: RTP/AVP/TCP;unicast;interleaved=8-9\r\n", "");
+        }
+        conversation.answer(request);
+    });
+    let (_rig, tap) = start(&format!("rtsp://127.0.0.1:{port}/cam?transport=tcp"));
+    packets(&tap, 10);
+}
+
+#[test]
+fn rtsp_caller_tells_of_frames_on_a_channel_without_a_track() {
+    let port = serve(|conversation, request| {
+        if request.starts_with("PLAY") {
+            conversation.reply(request, "200 OK", "", "");
+            let packet = rtp(1);
+            let frame = [&[b'$', 7, 0, packet.len() as u8][..], &packet].concat();
+            return conversation.say(&frame);
+        }
+        conversation.answer(request);
+    });
+    let (rig, _) = start(&format!("rtsp://127.0.0.1:{port}/cam?transport=tcp"));
+    let text = rig.event(|event| matches!(event, Event::PeerRefused { .. }).then(|| event.to_string()));
+    assert!(text.contains("frames on channel 7, on which no track was set up"), "{text}");
+}
+
+#[test]
+fn rtsp_caller_stays_away_from_a_busy_server_as_long_as_it_asks() {
+    let port = serve(|conversation, request| {
+        if request.starts_with("DESCRIBE") {
+            return conversation.reply(request, "503 Service Unavailable", "Retry-After: 40\r\n", "");
+        }
+        conversation.answer(request);
+    });
+    let (rig, _) = start(&format!("rtsp://127.0.0.1:{port}/cam?transport=tcp"));
+    let delay = rig.event(|event| match event {
+        Event::SourceRetrying { delay, .. } => Some(delay),
+        _ => None,
+    });
+    assert!(delay >= Duration::from_secs(40), "{delay:?}");
+}

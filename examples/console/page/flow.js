@@ -79,7 +79,7 @@ const BAD = ['source_lost', 'output_lost', 'missed'];
 const WARN = ['source_retrying', 'output_retrying', 'peer_refused', 'bandwidth_exceeded', 'output_lagging', 'output_oversized', 'transport_error', 'senders_collide', 'timestamps_ahead', 'calls_own_address', 'unexpected_payload', 'gap_given_up', 'merge_window_missed', 'member_lost', 'region_waiting', 'region_retrying', 'region_lagging', 'region_leg_lost', 'region_leg_lossy', 'switched'];
 
 function eventLine(event, withFlow) {
-  const level = BAD.includes(event.event) || event.text.startsWith('the flow cannot') ? 'bad' : WARN.includes(event.event) ? 'warn' : '';
+  const level = BAD.includes(event.event) || /^(the flow cannot|nothing can be stored)/.test(event.text) ? 'bad' : WARN.includes(event.event) ? 'warn' : '';
   const by = event.by ? ` (${event.by})` : '';
   return el('li', { class: level }, el('span', { class: 'soft small number' }, time(event.at_ms)),
     el('span', { class: 'what' }, withFlow && event.flow ? el('a', { href: `#/flow/${encodeURIComponent(event.flow)}/events` }, event.flow) : null, withFlow && event.flow ? ': ' : '', event.text, by));

@@ -216,7 +216,7 @@ impl Access {
             return session.map(|(role, _)| *role).ok_or_else(Problem::unauthorized);
         }
         let authorization = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let Some(password) = authorization.and_then(|text| text.strip_prefix("Bearer ")) else {
+        let Some(password) = authorization.and_then(bearer) else {
             return Err(Problem::unauthorized());
         };
         let print = fingerprint(password);
@@ -323,6 +323,12 @@ fn network(peer: IpAddr) -> IpAddr {
 /// Returns true for requests that change nothing.
 pub(crate) fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Returns the token of the header `Authorization`, whose scheme is written in any case (RFC 9110, section 11.1).
+fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start_matches(' '))
 }
 
 /// Returns the host and port that a request names.
@@ -445,6 +451,16 @@ mod tests {
             std::fs::write(file.path(), bad).unwrap();
             let error = Passwords::load(Some(file.path())).err().unwrap().to_string();
             assert!(error.contains("line 1") && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn bearer_scheme_is_written_in_any_case() {
+        for text in ["Bearer a b", "bearer a b", "BEARER  a b"] {
+            assert_eq!(bearer(text), Some("a b"), "{text}");
+        }
+        for text in ["Basic a", "Bearer", "a"] {
+            assert_eq!(bearer(text), None, "{text}");
         }
     }
 }

@@ -85,6 +85,11 @@ impl Flows {
         })))
     }
 
+    /// Returns true if the last write of the store has failed.
+    pub(crate) fn is_store_failing(&self) -> bool {
+        self.0.store.failure().is_some()
+    }
+
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
     }
@@ -150,6 +155,9 @@ impl Flows {
             return;
         }
         let result = match flow_of(&record.flow, "") {
+            _ if record.flow.is_null() => {
+                Err("its record in the store is damaged: delete it, or restore a backup".into())
+            }
             Ok(flow) => self.run(flow).await.map_err(|error| error.to_string()),
             Err(problem) => Err(problem.detail().to_owned()),
         };

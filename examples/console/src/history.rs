@@ -34,6 +34,8 @@ const REPEATING: &[&str] = &[
 const CAUSES: &[&str] = &["event", "source", "output", "endpoint", "check", "reason"];
 /// Time between two writes of new events.
 const FLUSH: Duration = Duration::from_millis(500);
+/// Time between two writes of new events while the store fails.
+const FLUSH_AGAIN: Duration = Duration::from_secs(5);
 
 /// Event with its number, which grows from event to event, also over restarts.
 #[derive(Debug)]
@@ -213,6 +215,8 @@ impl History {
     pub(crate) async fn collect(self, mut events: EngineEvents) {
         let mut flush = tokio::time::interval(FLUSH);
         flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut is_failing = false;
+        let mut next = Instant::now();
         loop {
             tokio::select! {
                 event = events.next() => match event {
@@ -221,12 +225,35 @@ impl History {
                 },
                 _ = flush.tick() => {
                     self.tell_repeats(false);
-                    self.flush().await;
+                    let failure = self.0.store.failure();
+                    if failure.is_some() != is_failing {
+                        is_failing = failure.is_some();
+                        self.tell_store(failure);
+                    }
+                    if !is_failing || Instant::now() >= next {
+                        self.flush().await;
+                        next = Instant::now() + FLUSH_AGAIN;
+                    }
                 }
             }
         }
         self.tell_repeats(true);
         self.flush().await;
+    }
+
+    /// Tells once that nothing can be stored, and once that it can again.
+    fn tell_store(&self, failure: Option<String>) {
+        let text = match failure {
+            Some(error) => {
+                log::error!("nothing can be stored: {error}");
+                format!("nothing can be stored, so that changes are refused: {error}")
+            }
+            None => {
+                log::warn!("the store works again");
+                "the store works again".to_owned()
+            }
+        };
+        self.note("", "console", text);
     }
 
     /// Stores the new events. What cannot be stored is tried again with those that follow.
@@ -245,8 +272,8 @@ impl History {
         };
         let store = self.0.store.clone();
         let gone = old.clone();
-        if let Err(error) = blocking(move || store.change_events(&rows, &gone)).await {
-            log::error!("events cannot be stored: {error}");
+        // The store keeps the error, which is told once.
+        if blocking(move || store.change_events(&rows, &gone)).await.is_err() {
             let mut kept = self.kept();
             kept.new.extend(new.into_iter().take(IN_ALL));
             kept.old.extend(old.into_iter().take(IN_ALL));

@@ -10,6 +10,7 @@ use tokio::{
     net::TcpListener,
     sync::Semaphore,
 };
+use tokio_io_timeout::TimeoutStream;
 use tower_service::Service;
 
 /// Maximum number of connections at the same time; more wait until one ends.
@@ -18,6 +19,8 @@ const MAX_CONNECTIONS: usize = 512;
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Maximum size of the head of a request, in bytes.
 const MAX_HEAD: usize = 32 << 10;
+/// Time within which a peer has to take more of an answer.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// Delay after an error of the system, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -57,11 +60,14 @@ async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Soc
         // A router is always ready.
         routes.clone().call(request)
     });
+    // A peer that reads no more holds neither its place nor that of an event stream.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(ANSWER_TIME));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     if let Err(error) = connection.await {
         log::debug!("connection of {peer}: {error}");
     }

@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 /// Maximum number of attempts in a row that follow one another without a delay.
 const MAX_IMMEDIATE: u32 = 8;
 
+/// Maximum delay of the next attempt that a peer may ask for.
+const MAX_ASKED_WAIT: Duration = Duration::from_secs(300);
+
 /// End of a connection, or of an attempt at one.
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -25,6 +28,8 @@ pub(super) enum Outcome {
     Stopped,
     /// The connection was lost. The next attempt is made after a delay.
     Lost(LossReason),
+    /// The peer has refused, and asks not to come back before this time has passed.
+    Busy(LossReason, Duration),
     /// The next attempt is a different one (another transport, the target of a redirection) and is made at once. The
     /// reason, if there is one, is reported.
     TryNext(Option<LossReason>),
@@ -135,6 +140,7 @@ impl ReconnectLoop {
             let outcome = caller.connect_and_run(&mut connection).await;
             let ConnectionAttempt { up, reached, .. } = connection;
             let now = now();
+            let mut at_least = Duration::ZERO;
             let (reason, is_other) = match outcome {
                 Outcome::Stopped => {
                     caller.end(None, now);
@@ -142,6 +148,10 @@ impl ReconnectLoop {
                     return;
                 }
                 Outcome::Lost(reason) => (Some(reason), false),
+                Outcome::Busy(reason, wait) => {
+                    at_least = wait.min(MAX_ASKED_WAIT);
+                    (Some(reason), false)
+                }
                 Outcome::TryNext(reason) => (reason, true),
             };
             log_handshake(|| {
@@ -164,7 +174,7 @@ impl ReconnectLoop {
                 Duration::ZERO
             } else {
                 immediate = 0;
-                backoff.failed(reason.as_ref())
+                backoff.failed(reason.as_ref()).max(at_least)
             };
             if let Some(reason) = reason {
                 self.status.record_loss(&reason, reached, now);

@@ -171,7 +171,8 @@ pub enum RefusalReason {
     /// An unsupported version or feature.
     #[cfg_attr(feature = "serde", serde(rename = "refused_incompatible"))]
     Incompatible,
-    /// Datagrams from another address or port than the peer of the session has named.
+    /// Datagrams from another address or port than the peer of the session has named, or interleaved frames on a channel
+    /// on which no track was set up.
     #[cfg_attr(feature = "serde", serde(rename = "refused_other_address"))]
     OtherAddress,
     /// MPEG-TS without RTP headers on the port of an RTP source.
@@ -254,7 +255,7 @@ impl fmt::Display for RefusalReason {
             RefusalReason::NotPublished => "no publisher yet",
             RefusalReason::InUse => "another publisher is connected",
             RefusalReason::Incompatible => "incompatible",
-            RefusalReason::OtherAddress => "datagrams from another address or port than the peer has named",
+            RefusalReason::OtherAddress => "media from another address, port or channel than was agreed on",
             RefusalReason::RawTransportStream => {
                 "MPEG-TS without RTP headers; the sender has to wrap it into RTP, or the source's URL to begin with `udp://`"
             }

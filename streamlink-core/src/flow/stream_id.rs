@@ -80,7 +80,7 @@ impl StreamId {
     fn fields(fields: &str) -> Result<Self, StreamIdError> {
         let mut id = Self::default();
         for (name, value) in fields.split(',').filter_map(|field| field.split_once('=')) {
-            let value = normal(value);
+            let value = normal(unquoted(value.trim()));
             match name.trim() {
                 "r" => id.resource = value,
                 "u" => id.others[0] = value,
@@ -155,6 +155,12 @@ impl fmt::Debug for StreamId {
     }
 }
 
+/// Returns a value without the quotes around it, in which some programs and their scripts put it.
+fn unquoted(value: &str) -> &str {
+    let within = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
+    within('"').or_else(|| within('\'')).unwrap_or(value)
+}
+
 /// Returns a text without percent-encoding; `None` if that gives no text.
 fn decoded(text: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(text).decode_utf8().ok().filter(|text| !text.chars().any(char::is_control))
@@ -199,6 +205,8 @@ mod tests {
             ("#!::u=me,s=x,t=stream,h=host,m=request,r=/cam 1/", Some(false)),
             ("#!::bmd_uuid=1,bmd_name=deck,u=cam 1", None),
             ("#!::, r=cam 1,,=,x", None),
+            ("#!::r=\"cam 1\",m=\"publish\"", Some(true)),
+            ("#!::r='/cam%201',m=request", Some(false)),
             ("%23!::r=cam%201,m=request", Some(false)),
             ("%23%21%3A%3Ar%3Dcam%201%2Cm%3Dpublish", Some(true)),
             ("#!%3A%3Ar%3Dcam%201", None),

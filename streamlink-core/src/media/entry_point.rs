@@ -143,6 +143,34 @@ pub(crate) fn entry_point<'a>(codec: NalCodec, nals: impl IntoIterator<Item = &'
     scan.entry_point()
 }
 
+/// Types of NAL units of HEVC: `CRA_NUT` and `BLA_W_LP`, whose slices have the same syntax.
+const CRA: u8 = 21;
+const BLA: u8 = 16;
+
+/// Makes the type of a clean random access picture of HEVC, in the low six bits, that of one with a broken link (H.265
+/// section 8.1.3): pictures behind it that are shown before it refer to ones of another stream, and its order count is
+/// not to be compared with theirs.
+pub(crate) fn break_link(kind: u8) -> u8 {
+    if kind & 0x3f == CRA { kind & !0x3f | BLA } else { kind }
+}
+
+/// Breaks the links of NAL units of HEVC, each behind its length in four bytes. Returns whether there were any.
+pub(crate) fn break_links(data: &mut [u8]) -> bool {
+    let mut at = 0usize;
+    let mut breaks = false;
+    while let Some(&[a, b, c, d, header]) = data.get(at..).and_then(<[u8]>::first_chunk) {
+        let broken = break_link(header >> 1) << 1 | header & 1;
+        if broken != header
+            && let Some(header) = data.get_mut(at + 4)
+        {
+            *header = broken;
+            breaks = true;
+        }
+        at = at.saturating_add(4).saturating_add(u32::from_be_bytes([a, b, c, d]) as usize);
+    }
+    breaks
+}
+
 enum Slice {
     Entry(EntryPoint),
     Intra,
@@ -408,6 +436,15 @@ mod tests {
     }
 
     #[test]
+    fn links_of_clean_random_access_pictures_are_broken() {
+        let mut data = [0, 0, 0, 3, CRA << 1, 1, 0xd0, 0, 0, 0, 3, 39 << 1, 1, 42, 0, 0, 0, 3, CRA << 1, 1, 0x20];
+        assert!(break_links(&mut data));
+        assert_eq!(data, [0, 0, 0, 3, BLA << 1, 1, 0xd0, 0, 0, 0, 3, 39 << 1, 1, 42, 0, 0, 0, 3, BLA << 1, 1, 0x20]);
+        assert!(!break_links(&mut data));
+        assert_eq!(entry_point(NalCodec::Hevc, LengthPrefixedNals::new(&data, 4)), Some(EntryPoint::Bla));
+    }
+
+    #[test]
     fn nal_units_of_both_framings_are_found() {
         let stream = [0, 0, 0, 1, 9, 0x10, 0, 0, 1, 0x65, 1, 2, 0, 0, 0, 1, 0x41];
         let found: Vec<_> = ByteStreamNals::new(&stream).collect();
@@ -426,6 +463,7 @@ mod tests {
                 entry_point(codec, ByteStreamNals::new(&data));
                 entry_point(codec, LengthPrefixedNals::new(&data, 4));
             }
+            break_links(&mut data.clone());
             recovery_point(NalCodec::H264, &data);
         }
     }

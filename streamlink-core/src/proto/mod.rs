@@ -1,5 +1,6 @@
 //! The protocols as state machines: given bytes and time, without sockets, clocks or randomness of their own.
 
+mod foreign;
 pub(crate) mod rist;
 pub(crate) mod rtmp;
 pub(crate) mod rtp;

@@ -104,7 +104,7 @@ async fn edit(
     let edit = move |record: &mut Record| {
         let at = position(&record.flow, direction, &name)?;
         if let Some(endpoint) = endpoints_mut(&mut record.flow, direction).and_then(|list| list.get_mut(at)) {
-            merge_endpoint(endpoint, patch);
+            merge_endpoint(endpoint, patch)?;
         }
         check(&record.flow, prefix(direction, at))
     };
@@ -113,16 +113,33 @@ async fn edit(
 }
 
 /// Applies a patch to an endpoint. A new URL brings the settings of its query with it, in the place of older ones.
-fn merge_endpoint(endpoint: &mut Value, patch: Map<String, Value>) {
+fn merge_endpoint(endpoint: &mut Value, patch: Map<String, Value>) -> Result<(), Problem> {
     let url = patch.get("url").and_then(Value::as_str).unwrap_or_default();
     let query = url.split_once('?').map_or("", |(_, query)| query);
-    for pair in query.split('&') {
-        let name = pair.split('=').next().unwrap_or_default();
+    let names: Vec<&str> = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default()).collect();
+    let before = endpoint.get("url").and_then(Value::as_str).unwrap_or_default();
+    let keeps_key = endpoint.get("key").is_some() && !patch.contains_key("key") && !names.contains(&"key");
+    // Beside a key the path is an application; without one it ends with the key. An address that was pasted as a whole
+    // would publish to another application under the old key.
+    if keeps_key && !url.is_empty() && path_of(url) != path_of(before) {
+        let message = "has another path than before, which may end with a stream key: send `key` beside it, or null as \
+                       the `key` if the path ends with it";
+        return Err(Problem::field("url", message));
+    }
+    for name in names {
         if let Some(members) = endpoint.as_object_mut().filter(|_| !matches!(name, "" | "name" | "url")) {
             members.remove(name);
         }
     }
     merge(endpoint, patch);
+    Ok(())
+}
+
+/// Returns the path of a URL, without slashes around it.
+fn path_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    rest.split_once('/').map_or("", |(_, path)| path.trim_matches('/'))
 }
 
 async fn remove(
@@ -324,4 +341,32 @@ async fn kick(
     handle.kick_player(&output, kick.peer).await.map_err(|error| Problem::engine(&error, ""))?;
     console.flows.history().note(&flow, role.name(), format!("player {} of output `{output}` disconnected", kick.peer));
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn patch_of_a_url_keeps_a_stream_key_only_if_that_is_plain() {
+        let stored = json!({ "name": "p", "url": "rtmp://h:1935/app", "key": "ONE" });
+        let patched = |patch: Value| {
+            let mut endpoint = stored.clone();
+            let Value::Object(patch) = patch else { unreachable!() };
+            merge_endpoint(&mut endpoint, patch).map(|()| endpoint)
+        };
+        let key = |patch: Value| patched(patch).unwrap().get("key").cloned();
+        // Another server, the same application.
+        assert_eq!(key(json!({ "url": "rtmps://other.example/app/" })), Some(json!("ONE")));
+        assert_eq!(key(json!({ "url": "rtmp://other.example/app?connect_timeout=5000" })), Some(json!("ONE")));
+        // A whole address would be read as the application `app/TWO` with the key of before.
+        for url in ["rtmp://h:1935/app/TWO", "rtmp://h:1935/live", "rtmp://h:1935", "rtmp://h/app/TWO?relay=true"] {
+            assert!(patched(json!({ "url": url })).unwrap_err().has_fields(), "{url}");
+        }
+        assert_eq!(key(json!({ "url": "rtmp://h:1935/app/TWO", "key": null })), None);
+        assert_eq!(key(json!({ "url": "rtmp://h:1935/live", "key": "TWO" })), Some(json!("TWO")));
+        assert_eq!(key(json!({ "url": "rtmp://h:1935/live?key=TWO" })), None, "the URL has it");
+        assert_eq!(key(json!({ "description": "d" })), Some(json!("ONE")));
+    }
 }

@@ -157,11 +157,14 @@ async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
         enabled += usize::from(state.record.enabled);
         failed += usize::from(state.record.enabled && state.error.is_some());
     }
+    let failing = u8::from(console.flows.is_store_failing());
     let own = format!(
         "# HELP streamlink_console_flows Flows, by whether they are to run\n# TYPE streamlink_console_flows gauge\n\
          streamlink_console_flows{{enabled=\"true\"}} {enabled}\nstreamlink_console_flows{{enabled=\"false\"}} {}\n\
          # HELP streamlink_console_failed_flows Flows that are to run and could not be started\n\
-         # TYPE streamlink_console_failed_flows gauge\nstreamlink_console_failed_flows {failed}\n",
+         # TYPE streamlink_console_failed_flows gauge\nstreamlink_console_failed_flows {failed}\n\
+         # HELP streamlink_console_store_failing 1 if the last write of the store has failed, as on a full disk\n\
+         # TYPE streamlink_console_store_failing gauge\nstreamlink_console_store_failing {failing}\n",
         all.len() - enabled
     );
     let end = text.rfind("# EOF").unwrap_or(text.len());

@@ -85,6 +85,45 @@ fn flow_that_cannot_start_again_is_shown_with_its_reason_and_tried_again() {
     eventually("another attempt", || (console.get("/api/v1/flows/f").of(200)["state"] == "waiting").then_some(()));
 }
 
+/// A disk that takes nothing for a while, as a full one: changes are refused and undone, which is told, and all goes on
+/// once there is room again, without a new start.
+#[test]
+fn full_disk_refuses_changes_until_there_is_room() {
+    let mut console = Console::start_through("trap '' XFSZ");
+    console.post("/api/v1/flows", &srt_flow("kept")).of(201);
+    let failing = |value: u8| {
+        let line = format!("streamlink_console_store_failing {value}\n");
+        eventually(&line, || console.get("/metrics").text.contains(&line).then_some(()));
+    };
+    failing(0);
+    console.limit_files("4096");
+    for at in 0..3 {
+        let refused = console.post("/api/v1/flows", &srt_flow(&format!("refused{at}"))).of(500);
+        assert!(refused["detail"].as_str().unwrap().contains("cannot be stored"), "{refused}");
+        console.patch("/api/v1/flows/kept", &json!({ "max_bandwidth": format!("{}M", 3 + at) })).of(500);
+    }
+    failing(1);
+    let is_told = |text: &str| {
+        eventually(text, || {
+            let events = console.get("/api/v1/events").of(200);
+            let found =
+                events["events"].as_array()?.iter().find(|event| event["text"].as_str().unwrap().contains(text));
+            found.is_some().then_some(())
+        });
+    };
+    is_told("nothing can be stored");
+    console.limit_files("unlimited");
+    is_told("the store works again");
+    failing(0);
+    console.post("/api/v1/flows", &srt_flow("new")).of(201);
+    console.kill_and_restart();
+    let flows = console.get("/api/v1/flows").of(200);
+    let shown =
+        |flow: &Value| format!("{} {}", flow["name"].as_str().unwrap(), flow["max_bandwidth"].as_str().unwrap());
+    let names: Vec<String> = flows["flows"].as_array().unwrap().iter().map(shown).collect();
+    assert_eq!(names, ["kept 20M", "new 20M"]);
+}
+
 /// Changes by several clients, and a kill in the middle of them: what was answered is there.
 #[test]
 fn sudden_end_amid_changes_loses_nothing_that_was_answered() {

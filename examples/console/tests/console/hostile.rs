@@ -82,3 +82,26 @@ fn crowd_of_connections_leaves_the_console_usable() {
     drop(crowd);
     assert_eq!(console.get("/healthz").status, 200);
 }
+
+#[test]
+fn connections_that_read_no_answer_are_closed() {
+    let console = Console::start();
+    streamlink_tests::more_descriptors(4096);
+    // As many as the console serves. Each asks again and again and reads nothing, so that answers wait to be written.
+    let request = b"GET /flow.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
+    let deaf: Vec<TcpStream> = (0..512)
+        .map(|_| {
+            let mut stream = connect(&console);
+            stream.set_nonblocking(true).unwrap();
+            // What does not fit into the buffers any more is not sent.
+            while stream.write(&request).is_ok() {}
+            stream
+        })
+        .collect();
+    let mut last = connect(&console);
+    last.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    last.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(deaf);
+}

@@ -10,6 +10,8 @@ pub(crate) struct Console {
     peer: Peer,
     folder: tempfile::TempDir,
     more: Vec<String>,
+    /// Command of a shell that runs before the console.
+    shell: Option<String>,
     port: u16,
     agent: Agent,
     /// Headers of every request.
@@ -48,12 +50,19 @@ fn agent() -> Agent {
     config.build().into()
 }
 
-fn start(folder: &Path, port: u16, more: &[String]) -> Peer {
+fn start(folder: &Path, port: u16, more: &[String], shell: Option<&str>) -> Peer {
     let listen = format!("127.0.0.1:{port}");
     let data = folder.join("store");
     let mut arguments = vec!["--listen", &listen, "--data", data.to_str().unwrap(), "--public-host", "127.0.0.1"];
     arguments.extend(more.iter().map(String::as_str));
-    Peer::start(env!("CARGO_BIN_EXE_streamlink-console"), &arguments)
+    let program = env!("CARGO_BIN_EXE_streamlink-console");
+    match shell {
+        None => Peer::start(program, &arguments),
+        Some(command) => {
+            let script = format!("{command}; exec \"$0\" \"$@\"");
+            Peer::start("sh", &[&["-c", &script, program], &arguments[..]].concat())
+        }
+    }
 }
 
 impl Console {
@@ -67,10 +76,27 @@ impl Console {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
         let more: Vec<String> = more.iter().map(|argument| (*argument).to_owned()).collect();
-        let peer = start(folder.path(), port, &more);
-        let console = Self { peer, folder, more, port, agent: agent(), headers: Vec::new() };
+        let peer = start(folder.path(), port, &more, None);
+        let console = Self { peer, folder, more, shell: None, port, agent: agent(), headers: Vec::new() };
         console.wait();
         console
+    }
+
+    /// Starts a console from a shell, after a command of the shell.
+    pub(crate) fn start_through(command: &str) -> Self {
+        let mut console = Self::start();
+        console.kill();
+        console.shell = Some(command.to_owned());
+        console.restart();
+        console
+    }
+
+    /// Sets the size up to which the console can write files, in bytes.
+    pub(crate) fn limit_files(&self, limit: &str) {
+        let pid = self.peer.id().to_string();
+        let limit = format!("--fsize={limit}:");
+        let status = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap();
+        assert!(status.success());
     }
 
     fn wait(&self) {
@@ -103,7 +129,7 @@ impl Console {
 
     /// Starts the console again with the same store.
     pub(crate) fn restart(&mut self) {
-        self.peer = start(self.folder.path(), self.port, &self.more);
+        self.peer = start(self.folder.path(), self.port, &self.more, self.shell.as_deref());
         self.agent = agent();
         self.wait();
     }

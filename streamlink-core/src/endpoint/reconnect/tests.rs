@@ -178,3 +178,15 @@ async fn reconnect_loop_stops_while_it_waits() {
     running.await.unwrap();
     assert_eq!(status.counters.state(), State::Idle);
 }
+
+#[tokio::test(start_paused = true)]
+async fn reconnect_loop_stays_away_as_long_as_a_busy_peer_asks_within_bounds() {
+    let steps =
+        vec![fails(|| Outcome::Busy(LossReason::Rejected("503".into()), Duration::from_secs(30))), fails(refused)];
+    let (delays, ..) = run(true, steps).await;
+    assert!(is_about(delays[0], 30_000) && is_about(delays[1], 1000), "{delays:?}");
+    let (delays, ..) = run(true, vec![fails(|| Outcome::Busy(LossReason::TimedOut, Duration::MAX))]).await;
+    assert_eq!(delays[0], MAX_ASKED_WAIT);
+    let (delays, ..) = run(true, vec![fails(|| Outcome::Busy(LossReason::TimedOut, Duration::ZERO))]).await;
+    assert!(is_about(delays[0], 500), "{delays:?}");
+}

@@ -19,7 +19,7 @@ use crate::{
     secret::Secret,
     text::PeerText,
 };
-use std::{future::poll_fn, net::SocketAddr, time::Instant};
+use std::{future::poll_fn, io, net::SocketAddr, time::Instant};
 
 /// Maximum number of redirects from the configured server on.
 const MAX_REDIRECTS: usize = 5;
@@ -237,7 +237,12 @@ impl ConnectedClient {
                     }
                 })
             })
-            .await?;
+            .await;
+            let count = match count {
+                // Closed with data of ours unread.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+                count => count?,
+            };
             match (answer, fault) {
                 (Some(Answer::Agreed), None) => {
                     if let Some(told) = told {
@@ -251,7 +256,7 @@ impl ConnectedClient {
                 (None, None) if count == 0 => {
                     return Err(match told {
                         Some(told) => End::Lost(refused(format!("closed after: {told}"))),
-                        None => End::Lost(LossReason::Closed),
+                        None => rejected(self.session.closed()),
                     });
                 }
                 (None, None) => {}

@@ -24,7 +24,7 @@ use crate::{
     net::{Egress, Stream, TlsClient},
     proto::{
         rtp::Reports,
-        rtsp::{ClientEvent, ClientRole, ClientSession, User},
+        rtsp::{CarriedAnswer, ClientEvent, ClientRole, ClientSession, User},
     },
     random::Random,
     router::{CurrentPresentation, Reader, Ring},
@@ -32,6 +32,7 @@ use crate::{
 };
 use std::{
     future::poll_fn,
+    io,
     net::SocketAddr,
     pin::pin,
     sync::Arc,
@@ -100,6 +101,8 @@ struct RunningClient {
     udp: bool,
     /// Address of the next attempt, if the server has named another than the configured one.
     redirected: Option<ServerAddress>,
+    /// Credentials for the first request of the next attempt, after a server has asked for some and has closed.
+    carried: Option<CarriedAnswer>,
 }
 
 impl Caller for RunningClient {
@@ -107,13 +110,20 @@ impl Caller for RunningClient {
         let is_auto = self.client.transport == RtspTransport::Auto;
         // After a loss, the configured address is asked again.
         let address = self.redirected.take().unwrap_or_else(|| self.client.address());
-        let mut up = match self.client.call(&address, self.udp, connection).await {
+        let carried = self.carried.take();
+        let mut up = match self.client.call(&address, self.udp, carried, connection).await {
             Ok(up) => up,
             Err(Failed::NoUdp(words)) => {
                 let reason = LossReason::Rejected(words.into());
                 return if is_auto { self.try_tcp(reason) } else { Outcome::Lost(reason) };
             }
             Err(Failed::Redirect(url)) => return self.redirect(&url, &address, None),
+            Err(Failed::Challenged(answer)) => {
+                self.carried = Some(answer);
+                self.redirected = Some(address);
+                return Outcome::TryNext(None);
+            }
+            Err(Failed::Busy(reason, wait)) => return Outcome::Busy(reason, wait),
             Err(Failed::End(end)) => return end.into(),
         };
         connection.up(up.peer);
@@ -183,6 +193,10 @@ enum Failed {
     /// The server does not support UDP, in these words.
     NoUdp(String),
     Redirect(Secret),
+    /// The server has refused, and asks not to come back before this time has passed.
+    Busy(LossReason, Duration),
+    /// The server has asked for credentials, and has closed the connection.
+    Challenged(CarriedAnswer),
 }
 
 impl<T: Into<End>> From<T> for Failed {
@@ -216,7 +230,7 @@ impl RtspClient {
             stop: self.stop.clone(),
             connections: ConnectionCount::default(),
         };
-        reconnecting.run(RunningClient { client: self, direction, udp, redirected: None }).await;
+        reconnecting.run(RunningClient { client: self, direction, udp, redirected: None, carried: None }).await;
     }
 
     /// Returns the configured address.
@@ -229,6 +243,7 @@ impl RtspClient {
         &self,
         address: &ServerAddress,
         udp: bool,
+        carried: Option<CarriedAnswer>,
         connection: &mut ConnectionAttempt<'_>,
     ) -> Result<ConnectedClient, Failed> {
         let role = match &self.direction {
@@ -259,6 +274,9 @@ impl RtspClient {
             let stream = stream.secure_connected(address.remote.host(), address.tls.as_ref()).await?;
             let mut session = ClientSession::new(role, &address.url, address.user.clone(), udp, &self.random);
             session.set_back_channel(self.back_channel);
+            if let Some(answer) = carried {
+                session.carry(answer);
+            }
             let mut udp_tracks = UdpTracks::of_caller(self.symmetric);
             udp_tracks.set_dscp(self.egress.dscp);
             let mut up = ConnectedClient { stream, session, udp: udp_tracks, peer };
@@ -403,15 +421,19 @@ impl ConnectedClient {
             let bytes = self.session.take_output();
             let peer = self.peer;
             log_handshake(|| format!("RTSP {peer} is asked {}", start_lines(&bytes)));
-            write_all(&mut self.stream, &bytes).await?;
+            if let Err(error) = write_all(&mut self.stream, &bytes).await {
+                return Err(if is_closed(&error) { self.closed() } else { error.into() });
+            }
             let Self { stream, session, .. } = self;
             let mut read = |bytes: &[u8]| {
                 log_handshake(|| format!("RTSP {peer} answers {}", start_lines(bytes)));
                 session.push(bytes);
             };
-            let count = poll_fn(|cx| stream.poll_read(cx, &mut read)).await?;
-            if count == 0 {
-                return Err(End::Lost(LossReason::Closed).into());
+            match poll_fn(|cx| stream.poll_read(cx, &mut read)).await {
+                Ok(0) => return Err(self.closed()),
+                Ok(_) => {}
+                Err(error) if is_closed(&error) => return Err(self.closed()),
+                Err(error) => return Err(error.into()),
             }
             while let Some(outcome) = self.session.next().map_err(End::from)? {
                 match outcome {
@@ -419,7 +441,13 @@ impl ConnectedClient {
                     ClientEvent::ServerPorts { track, ports, source } => {
                         self.udp.set_peer(track, self.peer.ip(), ports, source);
                     }
-                    ClientEvent::Rejected(what) => return Err(End::Lost(refused(what)).into()),
+                    ClientEvent::Rejected(what) => {
+                        let reason = refused(what);
+                        return Err(match self.session.retry_after() {
+                            Some(wait) => Failed::Busy(reason, wait),
+                            None => End::Lost(reason).into(),
+                        });
+                    }
                     ClientEvent::NoUdp(words) => return Err(Failed::NoUdp(words)),
                     ClientEvent::Redirect(url) => return Err(Failed::Redirect(url)),
                     ClientEvent::Frame { .. } => {} // none before `Ready`
@@ -431,4 +459,17 @@ impl ConnectedClient {
             }
         }
     }
+
+    /// Returns the reason why an attempt has failed whose connection the server has closed.
+    fn closed(&mut self) -> Failed {
+        match self.session.closed() {
+            Ok(answer) => Failed::Challenged(answer),
+            Err(why) => End::Lost(refused(why)).into(),
+        }
+    }
+}
+
+/// Returns whether an error says that the peer has closed the connection.
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

@@ -154,4 +154,15 @@ impl StreamDirectory for PortDirectory<'_> {
             status_of(reason)
         })
     }
+
+    fn close_udp(&mut self, track: usize) {
+        self.udp.close(track);
+    }
+
+    fn mixed_transports(&mut self, publish: bool, path: &str) {
+        if let Some(route) = self.route(publish, path) {
+            let detail = "its tracks over different transports: all have to be over TCP, UDP or multicast";
+            route.admission.refuse(self.peer, RefusalReason::Incompatible, detail, Instant::now());
+        }
+    }
 }

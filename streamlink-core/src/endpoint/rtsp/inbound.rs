@@ -157,8 +157,21 @@ impl SourceSession {
         }
     }
 
-    /// Counts datagrams that did not come from the peer, and frames on channels that were not agreed on. Reports the
-    /// datagrams at most once a second. `sender`: the last one.
+    /// Counts frames on channels that were not agreed on, and reports them at most once a second. `frames`: their number,
+    /// and the channel of the last one.
+    pub(super) fn unknown_channel(&mut self, frames: (u64, u8), peer: SocketAddr, now: Instant) {
+        let (count, channel) = frames;
+        if count == 0 {
+            return;
+        }
+        let reason = RefusalReason::OtherAddress;
+        self.ingest.context.status.count_refusals(reason, count);
+        let detail = format!("frames on channel {channel}, on which no track was set up");
+        self.refusals.record(peer, reason, &detail, count);
+        self.report_refusals(now);
+    }
+
+    /// Counts datagrams that did not come from the peer, and reports them at most once a second. `sender`: the last one.
     pub(super) fn strangers(&mut self, count: u64, sender: Option<SocketAddr>, now: Instant) {
         if count == 0 {
             return;

@@ -13,6 +13,8 @@ pub(super) struct KeyFrameGate {
     begun: bool,
     /// Set after a loss, until the next key frame.
     lost: bool,
+    /// Set by a pause, until the next key frame: what is left out is not counted.
+    is_held_back: bool,
     /// Arrival of the first batch that was dropped for want of a key frame.
     waits_since: Option<Instant>,
 }
@@ -21,13 +23,16 @@ impl KeyFrameGate {
     /// Holds the player back until the next key frame, as after a pause.
     pub(super) fn wait(&mut self) {
         self.lost = true;
+        self.is_held_back = true;
     }
 
     /// Sends the batches of a window and clears it.
     pub(super) fn give(&mut self, udp: &mut UdpTracks, lost: u64, window: &mut Vec<Arc<Batch>>, player: &Player) {
+        let was_held_back = self.is_held_back;
         let (preamble, skipped) = self.pass(lost, window);
         let (sent, refused) = udp.send(window, preamble.as_deref());
-        player.count(sent, refused + lost + skipped);
+        let missed = if was_held_back { 0 } else { lost + skipped };
+        player.count(sent, refused + missed);
         window.clear();
     }
 
@@ -50,6 +55,7 @@ impl KeyFrameGate {
         if start.is_some() {
             self.begun = true;
             self.lost = false;
+            self.is_held_back = false;
             self.waits_since = None;
         }
         (preamble, counts)

@@ -162,7 +162,7 @@ impl<T: ReceiveSession> Receiving<'_, T> {
                 let mut some = false;
                 // Only media counts as heard: not responses, reports, or datagrams that were refused.
                 let mut has_media = false;
-                let mut unknown = 0;
+                let mut unknown = (0, 0);
                 let read = stream.poll_read(cx, |bytes| {
                     taken = session.bring(bytes, &mut |channel, data| match wire.track(channel) {
                         Some(track) => {
@@ -170,13 +170,13 @@ impl<T: ReceiveSession> Receiving<'_, T> {
                             inbound.take(track, data, now, now)
                         }
                         None => {
-                            unknown += 1; // no track was set up on this channel
+                            unknown = (unknown.0 + 1, channel); // no track was set up on this channel
                             Ok(())
                         }
                     });
                     inbound.malformed(session.dropped());
                 });
-                inbound.strangers(unknown, None, now);
+                inbound.unknown_channel(unknown, *peer, now);
                 match read {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
                     Poll::Ready(Ok(_)) => some = true,

@@ -225,6 +225,13 @@ impl UdpTracks {
         }
     }
 
+    /// Closes the ports of a track, which uses another transport.
+    pub(super) fn close(&mut self, track: usize) {
+        if let Some(pair) = self.pairs.get_mut(track) {
+            *pair = None;
+        }
+    }
+
     /// Closes the ports of tracks from this number on, which were left out.
     pub(super) fn truncate(&mut self, tracks: usize) {
         self.pairs.truncate(tracks);

@@ -49,10 +49,15 @@ impl Interleaved {
         self.is_usual.then_some(BatchLayout::Framed(write_usual))
     }
 
-    /// Returns the track of a channel, if there is one.
+    /// Returns the track of a channel, if there is one. Some servers agree on other channels than they were asked for,
+    /// and use those that they were asked for.
     pub(super) fn track(&self, channel: u8) -> Option<usize> {
         let has = |track: &Option<SetUp>| matches!(track, Some(SetUp::Tcp { rtp, rtcp }) if *rtp == channel || *rtcp == channel);
-        self.tracks.iter().position(has)
+        let usual = || {
+            let track = usize::from(channel / 2);
+            matches!(self.tracks.get(track), Some(Some(SetUp::Tcp { .. }))).then_some(track)
+        };
+        self.tracks.iter().position(has).or_else(usual)
     }
 }
 
@@ -141,5 +146,18 @@ mod tests {
         assert_eq!(bytes(&packet(1, 96), 0), (0, vec![]));
         assert_eq!(bytes(&packet(9, 96), 0), (0, vec![]));
         assert_eq!((wire.track(9), wire.track(2)), (Some(2), None));
+    }
+
+    #[test]
+    fn rtsp_frames_on_the_channels_asked_for_belong_to_their_track() {
+        let tcp = |rtp: u8| Some(SetUp::Tcp { rtp, rtcp: rtp + 1 });
+        let other = Interleaved::new(&[tcp(8), tcp(10)]);
+        let found = [8, 11, 0, 1, 3, 4, 12].map(|channel| other.track(channel));
+        assert_eq!(found, [Some(0), Some(1), Some(0), Some(0), Some(1), None, None]);
+        // The channels agreed on come first.
+        let crossed = Interleaved::new(&[tcp(2), tcp(0)]);
+        assert_eq!([0, 2].map(|channel| crossed.track(channel)), [Some(1), Some(0)]);
+        let udp = Interleaved::new(&[Some(SetUp::Udp)]);
+        assert_eq!(udp.track(0), None);
     }
 }

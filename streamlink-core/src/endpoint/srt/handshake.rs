@@ -117,7 +117,15 @@ impl PortTask {
                 let is_mode = error == StreamIdError::Mode;
                 (if is_mode { Rejection::BAD_MODE } else { Rejection::BAD_REQUEST }, error.to_string())
             }
-            (Ok(()), Ok(asked), None) => (Rejection::NOT_FOUND, format!("{asked} was asked for")),
+            (Ok(()), Ok(asked), None) => {
+                // The name may be right, and the mode that of the other direction.
+                let purpose = match asked.publish() {
+                    Some(true) => ", to publish",
+                    Some(false) => ", to play",
+                    None => "",
+                };
+                (Rejection::NOT_FOUND, format!("{asked} was asked for{purpose}"))
+            }
             (Ok(()), Ok(_), Some(route)) => {
                 let rejected = request.clone();
                 if let Err(rejection) = self.attempt(route, request, timestamp, peer, now) {

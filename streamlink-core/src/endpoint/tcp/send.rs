@@ -340,6 +340,37 @@ mod tests {
         Ok(())
     }
 
+    #[test]
+    fn send_queue_counts_what_a_player_misses_but_not_its_pause() {
+        let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(3600) });
+        let mut reader = ring.reader();
+        let mut window = Vec::new();
+        let mut publish = |is_entry_point: bool| {
+            let mut delivery = MediaBatch::default();
+            if is_entry_point {
+                delivery.mark_entry_point(Arc::from([]));
+            }
+            delivery.packets.push(Packet::datagram(vec![7; 100], Instant::now()));
+            ring.deliver(&mut delivery);
+            reader.read(&mut window);
+            std::mem::take(&mut window)
+        };
+        let mut queue = SendQueue::new(Bare);
+        queue.push_media(0, &mut publish(true));
+        queue.push_media(0, &mut publish(false));
+        // A pause: neither what the ring has dropped meanwhile nor the rest of the group of pictures is missed.
+        queue.wait_for_start();
+        queue.push_media(5, &mut publish(false));
+        queue.push_media(0, &mut publish(false));
+        assert_eq!(queue.take_counts().1, 0);
+        queue.push_media(0, &mut publish(true));
+        queue.push_media(0, &mut publish(false));
+        assert_eq!(queue.take_counts().1, 0);
+        // A player that does not keep up.
+        queue.push_media(3, &mut publish(false));
+        assert_eq!(queue.take_counts().1, 4);
+    }
+
     /// A coalescing time of an hour does not hold back what exceeded the first window.
     #[tokio::test]
     async fn send_coalesces_but_does_not_delay_a_full_window() -> io::Result<()> {

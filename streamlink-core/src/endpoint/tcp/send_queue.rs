@@ -81,6 +81,8 @@ pub(in crate::endpoint) struct SendQueue<W> {
     sent: usize,
     /// Media is dropped up to the next entry point.
     waits_for_start: bool,
+    /// The peer has paused, so that nothing is meant for it before the next entry point.
+    is_held_back: bool,
     /// Arrival of the first batch that was dropped for want of an entry point.
     waits_since: Option<Instant>,
     preamble: Option<Preamble>,
@@ -99,6 +101,7 @@ impl<W: Wire> SendQueue<W> {
             at: 0,
             sent: 0,
             waits_for_start: true,
+            is_held_back: false,
             waits_since: None,
             preamble: None,
             done: Totals::default(),
@@ -122,13 +125,14 @@ impl<W: Wire> SendQueue<W> {
 
     /// Adds batches from the ring. After `lost` packets, media is dropped up to the next entry point.
     pub(in crate::endpoint) fn push_media(&mut self, lost: u64, window: &mut Vec<Arc<Batch>>) {
-        self.dropped += lost;
+        self.dropped += if self.is_held_back { 0 } else { lost };
         self.waits_for_start |= lost > 0;
         for batch in window.drain(..) {
             let start = if self.waits_for_start { batch.start_after(self.waits_since) } else { batch.start() };
             match start {
                 Some(preamble) => {
                     self.waits_since = None;
+                    self.is_held_back = false;
                     // A peer that missed nothing has received changed headers as part of the media.
                     let missed = std::mem::take(&mut self.waits_for_start) || self.preamble.is_none();
                     if missed && !self.preamble.as_ref().is_some_and(|known| Arc::ptr_eq(known, preamble)) {
@@ -143,7 +147,7 @@ impl<W: Wire> SendQueue<W> {
                 None if self.waits_for_start => {
                     // Media before the first entry point is not meant for this peer, and not counted as dropped.
                     self.waits_since = self.waits_since.or(batch.arrival());
-                    let started = self.preamble.is_some();
+                    let started = self.preamble.is_some() && !self.is_held_back;
                     self.dropped += if started { batch.packets().len() as u64 } else { 0 };
                     continue;
                 }
@@ -154,9 +158,10 @@ impl<W: Wire> SendQueue<W> {
         }
     }
 
-    /// Drops media up to the next entry point.
+    /// Leaves media out up to the next entry point, as for a peer that has paused. It is not counted as dropped.
     pub(in crate::endpoint) fn wait_for_start(&mut self) {
         self.waits_for_start = true;
+        self.is_held_back = true;
     }
 
     /// Drops all media but the rest of a message that was begun.

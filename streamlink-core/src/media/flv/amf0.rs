@@ -130,6 +130,8 @@ mod marker {
     pub(super) const UNSUPPORTED: u8 = 0x0d;
     pub(super) const XML: u8 = 0x0f;
     pub(super) const TYPED_OBJECT: u8 = 0x10;
+    /// A value of AMF3 follows.
+    pub(super) const AVM_PLUS: u8 = 0x11;
 }
 
 fn write_long(marker: u8, text: &str, out: &mut Vec<u8>) {
@@ -245,6 +247,12 @@ impl<'a> ValueReader<'a> {
             marker::DATE => Value::Date(f64::from_be_bytes(self.array()?), i16::from_be_bytes(self.array()?)),
             marker::XML => Value::Xml(self.long()?),
             marker::TYPED_OBJECT => Value::Typed(self.short()?, self.fields(depth)?),
+            marker::AVM_PLUS => {
+                // Clients with AMF3 send objects so. No command that a server has to understand needs one, and the
+                // length is not known without reading it: the values before it are what is read.
+                self.rest = &[];
+                Value::Undefined
+            }
             _ => return Err(AmfError("unknown type marker")),
         })
     }
@@ -288,6 +296,17 @@ mod tests {
                 prop::collection::vec(inner, 0..6).prop_map(Value::StrictArray),
             ]
         })
+    }
+
+    #[test]
+    fn amf0_values_before_one_of_amf3_are_read() {
+        let amf3 = [0x11, 0x0a, 0x0b, 0x01, 0x09, b'n', b'a', b'm', b'e', 0x06, 0x03, b'x', 0x01];
+        let command = [Value::text("call"), Value::Number(4.0), Value::Null];
+        let bytes = [&write_all(&command)[..], &amf3].concat();
+        let read = read_all(&bytes).unwrap();
+        assert_eq!((&read[..3], &read[3..]), (&command[..], &[Value::Undefined][..]));
+        let nested = [&[0x03, 0, 1, b'a'][..], &amf3].concat();
+        assert_eq!(read_all(&nested).unwrap(), [Value::Object(vec![("a".into(), Value::Undefined)])]);
     }
 
     proptest! {

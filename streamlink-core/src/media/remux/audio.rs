@@ -2,10 +2,12 @@
 //! decoders need first.
 
 use super::aac::{self, AudioConfig};
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 /// Maximum number of bytes of an incomplete frame kept from one PES packet to the next.
 const MAX_REST: usize = 64 << 10;
+/// Maximum number of timestamps that wait for their frame.
+const MAX_STAMPS: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AudioCodec {
@@ -49,8 +51,8 @@ pub(super) struct Frame {
     pub(super) sound: Sound,
     /// In units of 90 kHz.
     pub(super) duration: i64,
-    /// The frame began in an earlier PES packet: the timestamp of this one is not its own.
-    pub(super) carried: bool,
+    /// The timestamp of the PES packet, if the frame is the first one that begins in it.
+    pub(super) stamp: Option<u64>,
 }
 
 /// Position of a frame in a buffer.
@@ -67,6 +69,10 @@ struct Extent {
 pub(super) struct AudioParser {
     codec: AudioCodec,
     rest: Vec<u8>,
+    /// Timestamps of PES packets, with the positions in `rest` where those begin, until a frame begins there.
+    stamps: VecDeque<(usize, u64)>,
+    /// No frame began where one should: the next one counts if another follows it.
+    searches: bool,
     /// The configuration of AAC: of a LATM stream, or of the last ADTS header with its program configuration.
     config: Option<AudioConfig>,
     /// The ADTS header of the configuration.
@@ -94,7 +100,17 @@ pub(super) enum Unfit {
 
 impl AudioParser {
     pub(super) fn new(codec: AudioCodec) -> Self {
-        Self { codec, rest: Vec::new(), config: None, header: None, program: None, barren: 0, other_layer: None }
+        Self {
+            codec,
+            rest: Vec::new(),
+            stamps: VecDeque::new(),
+            searches: false,
+            config: None,
+            header: None,
+            program: None,
+            barren: 0,
+            other_layer: None,
+        }
     }
 
     /// Returns the reason why the stream cannot be carried, once it is known.
@@ -111,46 +127,81 @@ impl AudioParser {
     /// Drops an incomplete frame, after a loss.
     pub(super) fn lost(&mut self) {
         self.rest.clear();
+        self.stamps.clear();
     }
 
-    /// Extracts the frames from the data of a PES packet.
-    pub(super) fn parse(&mut self, data: &[u8]) -> Vec<Frame> {
-        let carried = self.rest.len();
+    /// Extracts the frames from the data of a PES packet. `stamp`: its timestamp, if the packet begins here and has one.
+    pub(super) fn parse(&mut self, data: &[u8], stamp: Option<u64>) -> Vec<Frame> {
         let mut bytes = std::mem::take(&mut self.rest);
+        if let Some(stamp) = stamp {
+            if self.stamps.len() >= MAX_STAMPS {
+                self.stamps.pop_front();
+            }
+            self.stamps.push_back((bytes.len(), stamp));
+        }
         bytes.extend_from_slice(data);
         let mut frames = Vec::new();
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            match self.extent(rest) {
+            match self.extent(rest, at) {
                 Ok(extent) => {
                     let Some(data) = rest.get(extent.header..extent.length) else { break };
+                    self.searches = false;
+                    let stamp = self.stamp_of(at);
                     if let Some((sound, data, samples)) = self.frame(&extent, rest, data) {
                         let duration = i64::from(samples) * 90_000 / i64::from(sound.sample_rate.max(1));
-                        frames.push(Frame { data, sound, duration, carried: at < carried });
+                        frames.push(Frame { data, sound, duration, stamp });
                     }
                     at += extent.length;
                 }
                 Err(Unreadable::Short) => break,
-                Err(Unreadable::NotHere) => at += 1, // search on for the next frame
+                Err(Unreadable::NotHere) => {
+                    self.searches = true;
+                    at += 1; // search on for the next frame
+                }
             }
         }
         bytes.drain(..at.min(bytes.len()));
+        for (position, _) in &mut self.stamps {
+            *position = position.saturating_sub(at);
+        }
         if bytes.len() <= MAX_REST {
             self.rest = bytes;
+        } else {
+            self.stamps.clear();
         }
         self.barren = if frames.is_empty() { self.barren.saturating_add(data.len()) } else { 0 };
         frames
     }
 
-    fn extent(&mut self, bytes: &[u8]) -> Result<Extent, Unreadable> {
-        match self.codec {
-            AudioCodec::Aac => adts(bytes),
-            // LOAS: a sync word and a length before each element (section 1.7.2).
-            AudioCodec::AacLatm => loas(bytes),
-            AudioCodec::Mp3 => self.mpeg_audio(bytes),
-            AudioCodec::Ac3 | AudioCodec::Eac3 => ac3(bytes),
-            AudioCodec::Opus { channels } => opus(bytes, channels),
+    /// Takes the timestamp of the last PES packet that begins before this position, or there.
+    fn stamp_of(&mut self, position: usize) -> Option<u64> {
+        let mut found = None;
+        while let Some((begin, stamp)) = self.stamps.front()
+            && *begin <= position
+        {
+            found = Some(*stamp);
+            self.stamps.pop_front();
         }
+        found
+    }
+
+    /// Finds the frame that begins at this position, with these bytes.
+    fn extent(&mut self, bytes: &[u8], position: usize) -> Result<Extent, Unreadable> {
+        let mut found = self.codec.extent(bytes);
+        // What looks like a frame in the midst of other data is one if another follows it, or the data ends with it.
+        let is_stray = self.searches && self.stamps.iter().all(|(begin, _)| *begin != position);
+        if is_stray
+            && let Ok(extent) = &found
+            && let Some(next) = bytes.get(extent.length..).filter(|next| !next.is_empty())
+            && matches!(self.codec.extent(next), Err(NotHere))
+        {
+            found = Err(NotHere);
+        }
+        if self.codec == AudioCodec::Mp3 {
+            self.count_other_layers(bytes, &found);
+        }
+        found
     }
 
     /// Returns the parameters of a frame, its data and its number of samples; `None` if it cannot be decoded yet.
@@ -182,9 +233,8 @@ impl AudioParser {
         }
     }
 
-    /// Parses a frame of MPEG audio of layer III, and counts frames of the others.
-    fn mpeg_audio(&mut self, bytes: &[u8]) -> Result<Extent, Unreadable> {
-        let found = mp3(bytes);
+    /// Counts frames of MPEG audio that are not of layer III, where none of that layer was found.
+    fn count_other_layers(&mut self, bytes: &[u8], found: &Result<Extent, Unreadable>) {
         match found {
             Ok(_) => self.other_layer = None,
             Err(NotHere) => {
@@ -199,7 +249,6 @@ impl AudioParser {
             }
             Err(Short) => {}
         }
-        found
     }
 }
 
@@ -389,6 +438,18 @@ fn opus_samples(packet: &[u8]) -> Option<u32> {
 }
 
 impl AudioCodec {
+    /// Finds the frame that begins here.
+    fn extent(self, bytes: &[u8]) -> Result<Extent, Unreadable> {
+        match self {
+            AudioCodec::Aac => adts(bytes),
+            // LOAS: a sync word and a length before each element (section 1.7.2).
+            AudioCodec::AacLatm => loas(bytes),
+            AudioCodec::Mp3 => mp3(bytes),
+            AudioCodec::Ac3 | AudioCodec::Eac3 => ac3(bytes),
+            AudioCodec::Opus { channels } => opus(bytes, channels),
+        }
+    }
+
     /// Returns the tag bytes before each frame in a message (Adobe's FLV specification E.4.2, Enhanced RTMP v2).
     pub(super) fn tag(self, sound: &Sound) -> Vec<u8> {
         match self {
@@ -455,15 +516,57 @@ mod tests {
         let mut parser = AudioParser::new(AudioCodec::Aac);
         let bytes = [adts_frame(10), adts_frame(20), adts_frame(30)].concat();
         let (first, second) = bytes.split_at(50);
-        let frames = parser.parse(first);
+        let frames = parser.parse(first, Some(1));
         assert_eq!(frames.len(), 2);
-        assert_eq!((frames[0].duration, frames[1].data.len(), frames[1].carried), (1920, 20, false));
-        let frames = parser.parse(&[second, &adts_frame(5)].concat());
-        assert_eq!(frames.iter().map(|f| (f.data.len(), f.carried)).collect::<Vec<_>>(), [(30, true), (5, false)]);
+        assert_eq!((frames[0].duration, frames[1].data.len()), (1920, 20));
+        assert_eq!((frames[0].stamp, frames[1].stamp), (Some(1), None));
+        let frames = parser.parse(&[second, &adts_frame(5)].concat(), Some(2));
+        assert_eq!(frames.iter().map(|f| (f.data.len(), f.stamp)).collect::<Vec<_>>(), [(30, None), (5, Some(2))]);
         assert_eq!(AudioCodec::Aac.header(&frames[0].sound).unwrap(), [0xaf, 0, 0x11, 0x90]);
         // Garbage before a frame is skipped.
-        let frames = parser.parse(&[&[1, 2, 3][..], &adts_frame(9)].concat());
+        let frames = parser.parse(&[&[1, 2, 3][..], &adts_frame(9)].concat(), None);
         assert_eq!(frames.len(), 1);
+    }
+
+    #[test]
+    fn audio_frames_take_the_timestamp_of_the_packet_that_they_begin_in() {
+        let frames: Vec<Vec<u8>> = (0..20).map(|_| adts_frame(100)).collect();
+        for size in [30, 50, 107, 110, 250] {
+            let mut parser = AudioParser::new(AudioCodec::Aac);
+            let stream = frames.concat();
+            let mut got = Vec::new();
+            for (number, packet) in stream.chunks(size).enumerate() {
+                // As standards have it, a packet in which no frame begins has no timestamp.
+                let first = (number * size).next_multiple_of(107);
+                let stamp = (first < number * size + packet.len()).then_some(first as u64 / 107);
+                got.extend(parser.parse(packet, stamp));
+            }
+            assert_eq!(got.len(), 20, "{size}");
+            for (number, frame) in got.iter().enumerate() {
+                let is_first = number == 0 || (number - 1) * 107 / size < number * 107 / size;
+                assert_eq!(frame.stamp, is_first.then_some(number as u64), "{size} {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn audio_of_layer_two_has_no_stray_frame_of_layer_three() {
+        // Frames of layer II, 128 kb/s at 48 kHz, with what looks like the header of a short frame of layer III.
+        let mut frame = vec![0xff, 0xfd, 0x84, 0];
+        frame.resize(384, 0x55);
+        frame[100..104].copy_from_slice(&[0xff, 0xfb, 0x14, 0]);
+        let mut parser = AudioParser::new(AudioCodec::Mp3);
+        for _ in 0..10 {
+            assert_eq!(parser.parse(&frame.repeat(3), Some(1)), []);
+        }
+        assert_eq!(parser.unfit(), Some(Unfit::Codec("MPEG audio Layer II")));
+        // Padding behind each frame makes none of them stray.
+        let mut padded = vec![0xff, 0xfb, 0x14, 0];
+        padded.resize(120, 0);
+        let mut parser = AudioParser::new(AudioCodec::Mp3);
+        for number in 0..5 {
+            assert_eq!(parser.parse(&padded, Some(number)).len(), 1);
+        }
     }
 
     #[test]
@@ -471,7 +574,7 @@ mod tests {
         let sound = |codec: AudioCodec, mut header: Vec<u8>| {
             header.resize(4000, 0);
             AudioParser::new(codec)
-                .parse(&header)
+                .parse(&header, None)
                 .first()
                 .map(|f| (f.sound.sample_rate, f.sound.channels, f.data.len(), f.duration))
         };
@@ -489,8 +592,9 @@ mod tests {
             for codec in [AudioCodec::Aac, AudioCodec::AacLatm, AudioCodec::Mp3, AudioCodec::Ac3, AudioCodec::Eac3, AudioCodec::Opus { channels: 2 }] {
                 let start: &[u8] = [&[0xff, 0xf1][..], &[0xff, 0xfb], &[0x0b, 0x77], &[0x7f, 0xe0]][first];
                 let mut parser = AudioParser::new(codec);
-                parser.parse(&[start, &data].concat());
-                parser.parse(&data);
+                parser.parse(&[start, &data].concat(), Some(1));
+                parser.parse(&data, Some(2));
+                parser.parse(&data, None);
                 proptest::prop_assert!(parser.rest.len() <= MAX_REST);
             }
         }

@@ -23,14 +23,13 @@ use crate::media::{
     Packet, ProgramChoice,
     ts::{PacketSync, codec::TsCodec, transport::TransportPacket},
 };
-use audio::Unfit;
 pub(crate) use headers::{describe_aac, describe_video, describe_video_record};
 use metadata::Metadata;
 use pes::Piece;
 use picture::{PictureTiming, VideoTrack};
 use programs::{Choice, Programs};
 use selection::Reported;
-use sound::{AudioTrack, SoundTiming};
+use sound::{AudioTrack, SoundTiming, UnfitStream};
 use std::{collections::BTreeMap, time::Instant};
 use timeline::{ProgramClock, Timeline};
 
@@ -48,7 +47,7 @@ struct Core {
     wanted: ProgramChoice,
     choice: Choice,
     /// Streams of the chosen program that have turned out to be no use.
-    unfit: BTreeMap<u16, (TsCodec, Unfit)>,
+    unfit: BTreeMap<u16, UnfitStream>,
     clock: ProgramClock,
     timeline: Timeline,
     video: Option<VideoTrack>,
@@ -157,13 +156,15 @@ impl Core {
         {
             track.packet(packet, arrival);
             self.sounds(false, arrival, out);
+        } else if !self.unfit.is_empty() {
+            self.probe(packet, arrival, out);
         }
     }
 
     /// Chooses program and streams anew, after something has changed.
     fn choose(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
         let streams: Vec<_> = self.programs.all().flat_map(|program| program.streams.iter().cloned()).collect();
-        self.unfit.retain(|pid, (kind, _)| streams.iter().any(|s| s.pid == *pid && s.kind == Ok(*kind)));
+        self.unfit.retain(|pid, unfit| streams.iter().any(|s| s.pid == *pid && s.kind == Ok(unfit.kind)));
         let choice = self.programs.choose(&self.wanted, &self.choice, arrival, |pid| self.unfit.contains_key(&pid));
         let before = std::mem::replace(&mut self.choice, choice);
         if before.clock_pid != choice.clock_pid || before.program != choice.program {
@@ -182,7 +183,7 @@ impl Core {
         if before.audio != choice.audio {
             self.finish_sounds(arrival, out);
             self.audio = choice.audio.and_then(|(pid, kind)| AudioTrack::new(pid, kind));
-            if before.audio.is_some() {
+            if before.audio.is_some() && choice.audio.is_some() {
                 self.sound_timing.time.suspect();
             }
         }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::media::{
     Packet, RtmpKind,
-    entry_point::{EntryPoint, NalCodec},
+    entry_point::{EntryPoint, NalCodec, break_links},
 };
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,11 @@ const WAIT_FOR_ENTRY: i64 = 3 * SECOND;
 /// Time after which a picture of intra slices alone will do, or one that comes with parameter sets: encoders repeat them
 /// where a gradual refresh begins, announced (as x264 does) or not (as x265 does).
 const WAIT_FOR_CLEAN_ENTRY: i64 = WAIT_FOR_ENTRY / 2;
+/// Time without an entry point after which a stream with intra pictures, or with parameter sets, is taken for one that
+/// has none, in units of 90 kHz.
+const WITHOUT_ENTRY: i64 = 10 * SECOND;
+/// Minimum time between two recovery points that are announced for such a stream.
+const ANNOUNCE_INTERVAL: i64 = SECOND;
 /// Assumed duration of a frame until it is known, in units of 90 kHz.
 const USUAL_FRAME: i64 = 3600;
 /// Maximum duration of a frame.
@@ -43,6 +48,10 @@ pub(super) struct VideoTrack {
     /// The same, if it is still to be sent.
     header: Option<Vec<u8>>,
     start: Start,
+    /// Time of the last entry point, or of the last recovery point that was announced for want of one.
+    entered: i64,
+    /// The last one was announced.
+    announces: bool,
     /// A picture of which a part may be missing, until the next one comes.
     held: Option<AccessUnit>,
 }
@@ -129,6 +138,8 @@ impl VideoTrack {
             configured: false,
             header: None,
             start: Start::New,
+            entered: 0,
+            announces: false,
             held: None,
         })
     }
@@ -182,6 +193,29 @@ impl VideoTrack {
         }
         let may_lead = entry.is_clean() && entry != EntryPoint::Idr;
         self.start = if may_lead { Start::Leading(shown) } else { Start::Runs };
+        true
+    }
+
+    /// Returns whether a recovery point is to be announced before a picture that begins the track (`first`) or follows,
+    /// so that players can start with it where the stream announces none.
+    fn announces(&mut self, unit: &AccessUnit, placed: i64, first: bool) -> bool {
+        if unit.entry > EntryPoint::IntraOnly {
+            self.entered = placed;
+            self.announces = false;
+            return false;
+        }
+        let may_refresh = unit.entry == EntryPoint::IntraOnly || !unit.sets.is_empty();
+        let least = match (self.announces, may_refresh) {
+            (true, true) => ANNOUNCE_INTERVAL,
+            (true, false) => WAIT_FOR_ENTRY,
+            (false, true) => WITHOUT_ENTRY,
+            (false, false) => i64::MAX,
+        };
+        if !first && placed - self.entered < least {
+            return false;
+        }
+        self.entered = placed;
+        self.announces = true;
         true
     }
 
@@ -267,10 +301,12 @@ impl Core {
             if was_waiting {
                 self.reported.change(arrival);
             }
-            let is_key = unit.entry > EntryPoint::IntraOnly || was_waiting;
+            let announces = track.announces(&unit, placed, was_waiting);
+            let is_key = unit.entry > EntryPoint::IntraOnly || announces;
             let codec = track.codec;
             let head = track.units.head();
             let mut before = Vec::new();
+            let is_splice = unit.begins_sequence || was_waiting && self.record.is_some();
             let record = track.header.take();
             if let Some(record) = &record {
                 let changes = self.record.replace(record.clone()).is_some_and(|old| old != *record);
@@ -284,7 +320,7 @@ impl Core {
             if self.record_changed {
                 before.extend_from_slice(&unit.sets);
             }
-            if was_waiting && unit.entry <= EntryPoint::IntraOnly {
+            if announces {
                 let recovery_point = match codec {
                     NalCodec::H264 => RECOVERY_POINT_H264,
                     NalCodec::Hevc => RECOVERY_POINT_HEVC,
@@ -292,6 +328,12 @@ impl Core {
                 append_nal(&mut before, recovery_point);
             }
             let mut data = unit.data;
+            if unit.entry == EntryPoint::Cra
+                && is_splice
+                && let Some(nals) = data.get_mut(head..)
+            {
+                break_links(nals);
+            }
             data.splice(head..head, before);
             let header = record.map(|record| {
                 let head: &[u8] = match codec {
@@ -373,5 +415,41 @@ impl Core {
         }
         self.timeline.record(&mut timing.time, placed, Some((raw, at)), arrival);
         Some((placed, shown))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(entry: EntryPoint, has_sets: bool) -> AccessUnit {
+        AccessUnit {
+            entry,
+            stamp: None,
+            order: None,
+            doubt: Doubt::None,
+            data: Vec::new(),
+            sets: if has_sets { vec![0, 0, 0, 1, 7] } else { Vec::new() },
+            configuration: None,
+            begins_sequence: false,
+        }
+    }
+
+    #[test]
+    fn pictures_of_streams_without_entry_points_are_announced_again() {
+        const NONE: EntryPoint = EntryPoint::None;
+        let mut track = VideoTrack::new(0x100, TsCodec::Hevc).unwrap();
+        let mut at =
+            |second: i64, entry, has_sets| track.announces(&unit(entry, has_sets), second * SECOND, second == 0);
+        assert!(at(0, NONE, true), "the first one");
+        assert!(!at(2, NONE, false));
+        assert!(at(2, NONE, true), "the encoder begins a refresh");
+        assert!(at(4, EntryPoint::IntraOnly, false));
+        assert!(!at(6, NONE, false));
+        assert!(at(7, NONE, false), "it does not say where it begins");
+        assert!(!at(8, EntryPoint::Idr, true), "it needs no announcement");
+        assert!(!at(17, NONE, true), "perhaps a long group of pictures");
+        assert!(!at(30, NONE, false), "a very long one");
+        assert!(at(30, NONE, true));
     }
 }

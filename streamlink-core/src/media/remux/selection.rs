@@ -1,6 +1,6 @@
 //! Description of the streams that pass, and of those that do not, with the reason.
 
-use super::{Core, Remuxer, audio::Unfit, picture::VideoTrack, programs::Stream};
+use super::{Core, Remuxer, audio::Unfit, picture::VideoTrack, programs::Stream, sound::UnfitStream};
 use crate::media::{LeftOut, MediaTrack, ProgramChoice, track::bits_per_second};
 use std::{
     collections::BTreeMap,
@@ -184,11 +184,11 @@ impl Core {
         }
         track.left_out = Some(match (stream.kind, self.unfit.get(&stream.pid)) {
             (Err(_), _) => LeftOut::NoCarriage,
-            (_, Some((_, Unfit::Codec(real)))) => {
+            (_, Some(UnfitStream { reason: Unfit::Codec(real), .. })) => {
                 track.codec = real;
                 LeftOut::NoCarriage
             }
-            (_, Some((_, Unfit::Unreadable))) => LeftOut::Unreadable,
+            (_, Some(UnfitStream { reason: Unfit::Unreadable, .. })) => LeftOut::Unreadable,
             _ if self.programs.traffic(stream.pid).scrambled => LeftOut::Scrambled,
             _ if !ours => LeftOut::OtherProgram,
             _ => LeftOut::OtherTrack,

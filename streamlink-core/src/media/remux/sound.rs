@@ -2,7 +2,7 @@
 
 use super::{
     Core, TsCodec,
-    audio::{AudioCodec, AudioParser, Frame, Sound},
+    audio::{AudioCodec, AudioParser, Frame, Sound, Unfit},
     millis,
     pes::{PesReader, Piece, Stamp},
     timeline::{SECOND, Tolerance, TrackTime},
@@ -25,6 +25,9 @@ const MAX_WAITING: usize = 512;
 const MAX_PES: usize = 64 << 10;
 /// Time without pictures after which the video counts as gone.
 const PICTURE_GONE: Duration = Duration::from_secs(1);
+/// Maximum number of streams of no use that are still read, and number of frames with which one is of use again.
+const MAX_PROBES: usize = 8;
+const PROBE_FRAMES: usize = 5;
 
 /// The audio stream that passes.
 #[derive(Debug)]
@@ -37,9 +40,17 @@ pub(super) struct AudioTrack {
     /// The PES packet in progress.
     data: Vec<u8>,
     stamp: Option<Stamp>,
-    /// Frames in order, with their timestamps and arrivals.
-    waiting: VecDeque<(Option<u64>, Frame, Instant)>,
+    /// Frames in order, with their arrivals.
+    waiting: VecDeque<(Frame, Instant)>,
     pub(super) sound: Option<Sound>,
+}
+
+/// An audio stream that has turned out to be no use, and is still read: its encoder may change the codec back.
+#[derive(Debug)]
+pub(super) struct UnfitStream {
+    pub(super) kind: TsCodec,
+    pub(super) reason: Unfit,
+    probe: Option<AudioTrack>,
 }
 
 /// The place of the sound on the timeline, whichever stream it is of.
@@ -86,7 +97,7 @@ impl AudioTrack {
 
     /// Returns the first timestamp of the frames that wait.
     pub(super) fn first_stamp(&self) -> Option<u64> {
-        self.waiting.iter().find_map(|(raw, _, _)| *raw)
+        self.waiting.iter().find_map(|(frame, _)| frame.stamp)
     }
 
     /// Takes a packet.
@@ -115,20 +126,18 @@ impl AudioTrack {
 
     fn parse(&mut self, arrival: Instant) {
         let data = std::mem::take(&mut self.data);
-        for frame in self.parser.parse(&data) {
-            // The timestamp of a PES packet is that of the first frame that begins in it.
-            let raw = if frame.carried { None } else { self.stamp.take().map(|stamp| stamp.pts) };
+        let stamp = self.stamp.take().map(|stamp| stamp.pts);
+        for frame in self.parser.parse(&data, stamp) {
             if self.waiting.len() < MAX_WAITING {
-                self.waiting.push_back((raw, frame, arrival));
+                self.waiting.push_back((frame, arrival));
             }
         }
     }
 
     /// Returns for how long the frames have waited: by their duration, or by their arrival.
     fn waited(&self, arrival: Instant) -> i64 {
-        let sum = self.waiting.iter().map(|(_, frame, _)| frame.duration).sum::<i64>();
-        let first =
-            self.waiting.front().map_or(Duration::ZERO, |(_, _, first)| arrival.saturating_duration_since(*first));
+        let sum = self.waiting.iter().map(|(frame, _)| frame.duration).sum::<i64>();
+        let first = self.waiting.front().map_or(Duration::ZERO, |(_, first)| arrival.saturating_duration_since(*first));
         if self.waiting.len() >= MAX_WAITING {
             return i64::MAX;
         }
@@ -140,20 +149,42 @@ impl Core {
     /// Sends the frames that are complete; `ends`: none of them waits for a picture.
     pub(super) fn sounds(&mut self, ends: bool, arrival: Instant, out: &mut Vec<Packet>) {
         while let Some(track) = &mut self.audio {
-            let Some((raw, frame, _)) = track.waiting.front() else { break };
-            let raw = *raw;
+            let Some((frame, _)) = track.waiting.front() else { break };
+            let raw = frame.stamp;
             let duration = frame.duration;
             let Some(at) = self.place_sound(raw, duration, ends, arrival) else { return };
-            let Some((_, frame, _)) = self.audio.as_mut().and_then(|track| track.waiting.pop_front()) else { return };
+            let Some((frame, _)) = self.audio.as_mut().and_then(|track| track.waiting.pop_front()) else { return };
             if let Some(at) = at {
                 self.sound(frame, at, raw, arrival, out);
             }
         }
         if let Some(track) = &self.audio
-            && let Some(unfit) = track.parser.unfit()
+            && let Some(reason) = track.parser.unfit()
         {
-            self.unfit.insert(track.pid, (track.kind, unfit));
+            let &AudioTrack { pid, kind, .. } = track;
+            let probes = self.unfit.values().filter(|stream| stream.probe.is_some()).count();
+            let probe = if probes < MAX_PROBES { AudioTrack::new(pid, kind) } else { None };
+            self.unfit.insert(pid, UnfitStream { kind, reason, probe });
             self.choose(arrival, out);
+        }
+    }
+
+    /// Reads a stream that was no use, and chooses anew when it is again.
+    pub(super) fn probe(&mut self, packet: &TransportPacket<'_>, arrival: Instant, out: &mut Vec<Packet>) {
+        let Some(probe) = self.unfit.get_mut(&packet.pid).and_then(|stream| stream.probe.as_mut()) else { return };
+        probe.packet(packet, arrival);
+        if probe.parser.unfit().is_some() {
+            probe.parser = AudioParser::new(probe.codec);
+            probe.waiting.clear();
+        }
+        if probe.waiting.len() < PROBE_FRAMES {
+            return;
+        }
+        let found = self.unfit.remove(&packet.pid).and_then(|stream| stream.probe);
+        self.choose(arrival, out);
+        if self.audio.as_ref().is_some_and(|track| track.pid == packet.pid) {
+            self.audio = found;
+            self.sounds(false, arrival, out);
         }
     }
 

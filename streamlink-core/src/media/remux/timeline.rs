@@ -111,17 +111,22 @@ impl Timeline {
         let mut moves = false;
         if track.epoch != self.epoch {
             let other = newest.place(raw);
-            if (other - expected).abs() < (own - expected).abs() {
+            // After the break of another track, a step back is one to its timeline, even if the gap there is longer.
+            let goes_back = own < last - tolerance.suspect_back && other >= last && other - expected <= LONGEST_LAG;
+            if goes_back || (other - expected).abs() < (own - expected).abs() {
                 best = other;
                 moves = true;
             }
         }
         let elapsed = track.arrived.map_or(Duration::ZERO, |arrived| arrival.saturating_duration_since(arrived));
         let elapsed = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX / 1000).min(10_000) * 90;
+        let longest = SECOND.max(elapsed + SECOND / 2).min(LONGEST_GAP);
         let (back, forward) = if track.suspects > 0 && !moves {
-            (tolerance.suspect_back, tolerance.step + tolerance.step / 2)
+            // Where another track is already, there was a gap in both.
+            let reached = (self.front - expected).min(longest);
+            (tolerance.suspect_back, reached.max(tolerance.step + tolerance.step / 2))
         } else {
-            (tolerance.back, SECOND.max(elapsed + SECOND / 2).min(LONGEST_GAP))
+            (tolerance.back, longest)
         };
         if best < last - back || best > expected + forward {
             return None;
@@ -319,6 +324,46 @@ mod tests {
             at += FRAME;
             raw = other;
         }
+    }
+
+    #[test]
+    fn timeline_break_with_a_gap_moves_sound_that_steps_back_by_less() {
+        for step in [-60i64, -80, -100, -120, -150] {
+            let mut timeline = Timeline::default();
+            let mut video = TrackTime::default();
+            let mut audio = TrackTime::default();
+            timeline.begin(1_000_000);
+            for i in 0..10u64 {
+                next(&mut timeline, &mut video, 1_000_000 + i * 3600, VIDEO).unwrap();
+                next(&mut timeline, &mut audio, 1_000_000 + i * 3600, AUDIO).unwrap();
+            }
+            // The pictures go on 120 ms later, as some of those before are yet to be shown.
+            let at = 9 * FRAME;
+            let raw = (1_000_000 + at + FRAME + step * 90) as u64;
+            timeline.break_at(&mut video, raw, at + FRAME + 10_800);
+            timeline.record(&mut video, at + FRAME + 10_800, None, Instant::now());
+            let sound = (1_000_000 + at + 1920 + step * 90) as u64;
+            assert_eq!(next(&mut timeline, &mut audio, sound, AUDIO), Some(at + 1920 + 10_800), "{step}");
+        }
+    }
+
+    #[test]
+    fn timeline_gap_of_sound_is_one_of_suspected_pictures() {
+        let mut timeline = Timeline::default();
+        let mut video = TrackTime::default();
+        let mut audio = TrackTime::default();
+        timeline.begin(0);
+        for i in 0..10u64 {
+            next(&mut timeline, &mut video, i * 3600, VIDEO).unwrap();
+            next(&mut timeline, &mut audio, i * 3600, AUDIO).unwrap();
+        }
+        // The clock steps forward by 400 ms. The sound comes before the program clock, which tells of it.
+        assert_eq!(next(&mut timeline, &mut audio, 10 * 3600 + 36_000, AUDIO), Some(10 * FRAME + 36_000));
+        video.suspect();
+        assert_eq!(next(&mut timeline, &mut video, 10 * 3600 + 36_000, VIDEO), Some(10 * FRAME + 36_000));
+        // Farther than the sound is a break.
+        video.suspect();
+        assert_eq!(next(&mut timeline, &mut video, 11 * 3600 + 72_000, VIDEO), None);
     }
 
     #[test]

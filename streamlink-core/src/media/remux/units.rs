@@ -45,6 +45,8 @@ pub(super) struct AccessUnit {
     pub(super) sets: Vec<u8>,
     /// The decoder configuration record from this picture on, if it has changed.
     pub(super) configuration: Option<(Vec<u8>, Picture)>,
+    /// The sequence before it has ended, as the stream says: decoding starts anew with it.
+    pub(super) begins_sequence: bool,
 }
 
 /// The picture in progress.
@@ -62,6 +64,7 @@ struct Unit {
     doubt: Doubt,
     /// Address of its last slice of H.264.
     address: u32,
+    begins_sequence: bool,
 }
 
 /// Splits a byte stream into access units; two fields of one frame are one. Holds at most two of them, and a NAL unit.
@@ -92,6 +95,8 @@ pub(super) struct UnitReader {
     /// next picture, and no padding.
     has_leading_zeros: bool,
     unit: Unit,
+    /// The stream has said that a sequence ended behind the last picture.
+    sequence_ended: bool,
     /// The first field of a frame, until the next picture tells whether it is the second one.
     first_field: Option<(AccessUnit, Field)>,
     done: Vec<AccessUnit>,
@@ -116,6 +121,7 @@ impl UnitReader {
             aligned: false,
             has_leading_zeros: false,
             unit: Unit::new(codec, head),
+            sequence_ended: false,
             first_field: None,
             done: Vec::new(),
         }
@@ -281,7 +287,11 @@ impl UnitReader {
 
     fn add(&mut self, nal: &[u8]) {
         match nal_role(self.codec, nal) {
-            NalRole::Delimiter | NalRole::Filler => return,
+            NalRole::Delimiter => return,
+            NalRole::Filler => {
+                self.sequence_ended |= ends_sequence(self.codec, nal);
+                return;
+            }
             NalRole::ParameterSet(number) => {
                 self.orders.set(number, nal);
                 if self.unit.sets.len() + nal.len() <= MAX_SETS {
@@ -292,6 +302,7 @@ impl UnitReader {
             NalRole::Slice => {
                 if !self.unit.has_slice {
                     self.unit.head = self.orders.picture(nal);
+                    self.unit.begins_sequence = std::mem::take(&mut self.sequence_ended);
                 }
                 self.unit.has_slice = true;
             }
@@ -339,6 +350,7 @@ impl UnitReader {
             data: unit.data,
             sets: unit.sets,
             configuration: self.sets.configuration(),
+            begins_sequence: unit.begins_sequence,
         };
         match (self.first_field.take(), field) {
             (Some((first, first_field)), Some(field)) if field.completes(first_field) => {
@@ -381,6 +393,15 @@ impl AccessUnit {
     }
 }
 
+/// Returns whether a NAL unit ends a sequence, or the stream (H.264 section 7.4.2.5, H.265 section 7.4.3.6).
+fn ends_sequence(codec: NalCodec, nal: &[u8]) -> bool {
+    match (codec, nal) {
+        (NalCodec::H264, [header, ..]) => matches!(header & 0x1f, 10 | 11),
+        (NalCodec::Hevc, [header, ..]) => matches!(header >> 1 & 0x3f, 36 | 37),
+        _ => false,
+    }
+}
+
 /// Appends a NAL unit behind its length.
 pub(super) fn append_nal(data: &mut Vec<u8>, nal: &[u8]) {
     if let Ok(length) = u32::try_from(nal.len()) {
@@ -402,6 +423,7 @@ impl Unit {
             has_slice: false,
             doubt: Doubt::None,
             address: 0,
+            begins_sequence: false,
         }
     }
 }
@@ -496,6 +518,20 @@ mod tests {
         let (a, b) = stream.split_at(IDR.len() + 2);
         let got = units(&[(Some(1), a), (Some(3), b)], 100);
         assert_eq!(got.iter().map(|unit| unit.1).collect::<Vec<_>>(), [Some(1), None, Some(3)]);
+    }
+
+    #[test]
+    fn units_after_the_end_of_a_sequence_begin_another() {
+        const CRA: u8 = 21;
+        const CRA_SLICE: &[u8] = &[0, 0, 1, CRA << 1, 1, 0xd0, 7];
+        const TRAIL: &[u8] = &[0, 0, 1, 1 << 1, 1, 0xd0, 9];
+        const END: &[u8] = &[0, 0, 1, 36 << 1, 1];
+        let mut reader = UnitReader::new(NalCodec::Hevc, 3);
+        reader.push(&[CRA_SLICE, TRAIL, END, CRA_SLICE, TRAIL].concat());
+        reader.finish();
+        let got = reader.take();
+        let begins: Vec<bool> = got.iter().map(|unit| unit.begins_sequence).collect();
+        assert_eq!(begins, [false, false, true, false]);
     }
 
     proptest::proptest! {

@@ -5,4 +5,4 @@ mod random_access;
 mod sdp;
 
 pub(crate) use presentation::Presentation;
-pub(crate) use random_access::{RtspRandomAccessTracker, is_rtcp};
+pub(crate) use random_access::{RtspRandomAccessTracker, break_links_of_payload, is_rtcp};

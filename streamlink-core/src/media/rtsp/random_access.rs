@@ -6,7 +6,7 @@
 use super::Presentation;
 use crate::media::{
     LeftOut, MediaTrack, Packet,
-    entry_point::{EntryPoint, EntryPointScan, NalCodec, NalRole, nal_role},
+    entry_point::{EntryPoint, EntryPointScan, NalCodec, NalRole, break_link, nal_role},
     flv::MessageRole,
     track::bits_per_second,
 };
@@ -182,6 +182,33 @@ fn announced(codec: NalCodec, payload: &[u8]) -> EntryPoint {
     scan.entry_point().unwrap_or(EntryPoint::None).max(scan.announced())
 }
 
+/// Breaks the links of the parts of pictures of HEVC in a payload (RFC 7798 section 4.4). Returns whether there were any.
+pub(crate) fn break_links_of_payload(payload: &mut [u8]) -> bool {
+    let [first, _, rest @ ..] = payload else { return false };
+    let broken = match *first >> 1 & 0x3f {
+        48 => {
+            let mut breaks = false;
+            let mut rest = rest;
+            while let [high, low, after @ ..] = rest {
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                if let Some(header) = after.first_mut() {
+                    let broken = break_link(*header >> 1) << 1 | *header & 1;
+                    breaks |= broken != *header;
+                    *header = broken;
+                }
+                rest = after.get_mut(length..).unwrap_or_default();
+            }
+            return breaks;
+        }
+        49 => rest.first_mut().map(|head| (break_link(*head), head)),
+        _ => Some((break_link(*first >> 1) << 1 | *first & 1, first)),
+    };
+    let Some((broken, header)) = broken else { return false };
+    let breaks = broken != *header;
+    *header = broken;
+    breaks
+}
+
 /// Calls `add` with the NAL units of an aggregation packet, each behind its length of two bytes.
 fn each_aggregated(mut rest: &[u8], mut add: impl FnMut(&[u8])) {
     while let [high, low, after @ ..] = rest {
@@ -263,6 +290,22 @@ mod tests {
     }
 
     #[test]
+    fn rtsp_links_of_hevc_are_broken_in_all_payloads() {
+        let breaks = |payload: &[u8]| {
+            let mut payload = payload.to_vec();
+            break_links_of_payload(&mut payload).then_some(payload)
+        };
+        assert_eq!(breaks(&[0x2a, 1, 0xd0]), Some(vec![0x20, 1, 0xd0]));
+        assert_eq!(breaks(&[0x62, 1, 0x95, 0xd0]), Some(vec![0x62, 1, 0x90, 0xd0]), "a fragment");
+        assert_eq!(breaks(&[0x62, 1, 0x55, 7]), Some(vec![0x62, 1, 0x50, 7]), "the last one");
+        let together = breaks(&[0x60, 1, 0, 2, 0x46, 1, 0, 3, 0x2a, 1, 9, 0, 9, 0x2a]);
+        assert_eq!(together, Some(vec![0x60, 1, 0, 2, 0x46, 1, 0, 3, 0x20, 1, 9, 0, 9, 0x20]));
+        for other in [&[0x02, 1, 0x2a][..], &[0x62, 1, 0x81, 0x2a], &[0x60, 1, 0, 2, 0x46, 1], &[0x62, 1], &[1]] {
+            assert_eq!(breaks(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
     fn rtsp_random_access_is_at_the_first_video_track() {
         let mut starts = RtspRandomAccessTracker::default();
         starts.begin(&presentation(&["H264", "H264"]));
@@ -275,6 +318,7 @@ mod tests {
         fn rtsp_random_access_survives_any_bytes(payload in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             announced(NalCodec::H264, &payload);
             announced(NalCodec::Hevc, &payload);
+            break_links_of_payload(&mut payload.clone());
         }
     }
 }

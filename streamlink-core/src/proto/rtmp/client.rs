@@ -182,7 +182,11 @@ impl ClientSession {
             return Ok(Some(ClientEvent::Redirected(redirect)));
         }
         match (name, self.state) {
-            ("_result", State::Connecting) if transaction == CONNECT => self.create(),
+            // Some servers answer with another transaction number; `connect` is the only request so far.
+            ("_result", State::Connecting) if text("level") == "error" || is_failure(&text("code")) => {
+                return Ok(Some(self.rejected(text("code"), text("description"))));
+            }
+            ("_result", State::Connecting) => self.create(),
             ("_result", State::Creating) if transaction == CREATE => {
                 let stream = values.get(3).and_then(Value::as_number).unwrap_or(1.0);
                 self.ask(stream as u32); // a number out of range saturates
@@ -257,6 +261,21 @@ impl ClientSession {
             _ if level == "warning" => Some(ClientEvent::Told(self.hidden(&said(code, &description)))),
             _ => None,
         }
+    }
+
+    /// Returns what the server has left without a response, now that it has closed the connection.
+    pub(crate) fn closed(&self) -> String {
+        let request = match (self.state, self.role) {
+            (State::Handshake, _) => return "closed during the handshake".to_owned(),
+            (State::Connecting, _) => "connect",
+            (State::Creating, _) => "createStream",
+            // Most services say no more about a stream key that they do not know.
+            (_, ClientRole::Publish { .. }) => {
+                return "closed in answer to publish; is the stream key right?".to_owned();
+            }
+            (_, ClientRole::Play) => "play",
+        };
+        format!("closed without a response to {request}")
     }
 
     fn rejected(&mut self, code: String, description: String) -> ClientEvent<'static> {

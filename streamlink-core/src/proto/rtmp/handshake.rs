@@ -2,7 +2,7 @@
 //! exchange (in no specification, but implemented by every server): 1 + 1536 + 1536 bytes in each direction.
 
 use super::ProtocolError;
-use crate::random::Random;
+use crate::{proto::foreign::Foreign, random::Random};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
@@ -51,7 +51,15 @@ impl Handshake {
         if !self.answered {
             self.fill(input, 1 + PACKET);
             if self.inbox.first().is_some_and(|version| *version != VERSION) {
-                return Err(ProtocolError::Handshake);
+                return Err(match Foreign::of(&self.inbox) {
+                    Some(Foreign::Tls) => Self::foreign("TLS, where plain RTMP is expected (`rtmps` is RTMP over TLS)"),
+                    Some(Foreign::Http) => Self::foreign(
+                        "HTTP, where RTMP is expected (tunnels over HTTP, as of `rtmpt`, are not supported)",
+                    ),
+                    Some(Foreign::Rtmpe) => Self::foreign("the encrypted handshake of `rtmpe` is not supported"),
+                    Some(Foreign::Rtsp) => Self::foreign("RTSP, where RTMP is expected"),
+                    Some(Foreign::Rtmp) | None => ProtocolError::Handshake,
+                });
             }
             let Some(theirs) = self.inbox.get(1..1 + PACKET) else { return Ok(false) };
             let answer = self.answer(theirs);
@@ -66,6 +74,10 @@ impl Handshake {
         // The peer's second packet is ignored: clients and servers send various things here.
         self.fill(input, PACKET);
         Ok(self.inbox.len() == PACKET)
+    }
+
+    fn foreign(what: &'static str) -> ProtocolError {
+        ProtocolError::Malformed(what)
     }
 
     fn fill(&mut self, input: &mut &[u8], length: usize) {
@@ -179,7 +191,19 @@ mod tests {
 
     #[test]
     fn rtmp_handshake_rejects_other_protocols_at_first_byte() {
-        let mut server = Handshake::server(&Random::of(random));
-        assert_eq!(server.read(&mut &b"GET / HTTP/1.1\r\n"[..], &mut Vec::new()), Err(ProtocolError::Handshake));
+        let refusal = |bytes: &[u8]| {
+            let refused = Handshake::server(&Random::of(random)).read(&mut &bytes[..], &mut Vec::new());
+            refused.unwrap_err().to_string()
+        };
+        for (bytes, named) in [
+            (&b"GET / HTTP/1.1\r\n"[..], "HTTP"),
+            (b"POST /open/1 HTTP/1.1\r\n", "HTTP"),
+            (b"\x16", "TLS"),
+            (b"\x06", "the encrypted handshake of `rtmpe`"),
+            (b"OPTIONS * RTSP/1.0\r\n", "RTSP"),
+            (b"\xff", "invalid RTMP handshake"),
+        ] {
+            assert!(refusal(bytes).starts_with(named), "{}", refusal(bytes));
+        }
     }
 }

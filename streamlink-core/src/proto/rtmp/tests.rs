@@ -210,6 +210,35 @@ fn rtmp_client_tells_refusals_in_odd_forms() {
 }
 
 #[test]
+fn rtmp_client_takes_answers_to_connect_in_odd_forms() {
+    let result = |transaction: f64, level: &str, code: &str| {
+        let information = error(&[("level", Value::text(level)), ("code", Value::text(code))]);
+        [Value::text("_result"), Value::Number(transaction), Value::Null, information]
+    };
+    for (level, code) in [("error", "NetConnection.Connect.Rejected"), ("", "NetConnection.Connect.InvalidApp")] {
+        let events = events_of_answer(false, &result(1.0, level, code));
+        assert_eq!(events, [ClientEvent::Rejected(format!("{code} (asked to connect to live)"))]);
+    }
+    for transaction in [0.0, 1.0, 2.0] {
+        let mut client = ClientSession::new(ClientRole::Play, target(), &Random::of(random));
+        let mut handshake = Handshake::server(&Random::of(random));
+        let mut down = Vec::new();
+        let first = client.link().take_output();
+        handshake.read(&mut &first[..], &mut down).unwrap();
+        assert_eq!(client.closed(), "closed during the handshake");
+        assert_eq!(client.read(&mut &down[..]), Ok(None));
+        client.link().take_output();
+        assert_eq!(client.closed(), "closed without a response to connect");
+        let mut bytes = Vec::new();
+        let values = amf0::write_all(&result(transaction, "status", "NetConnection.Connect.Success"));
+        Framing { chunk_size: 128, stream: 0 }.write(message::COMMAND, 0, 0, &values, &mut bytes);
+        assert_eq!(client.read(&mut &bytes[..]), Ok(None));
+        let asked = client.link().take_output();
+        assert!(asked.windows(12).any(|bytes| bytes == b"createStream"), "transaction {transaction}");
+    }
+}
+
+#[test]
 fn rtmp_client_reports_challenges_and_redirects() {
     let fields = |description: &str, more: Value| {
         error(&[

@@ -27,6 +27,8 @@ const MAX_REFUSED: u32 = 2;
 const MAX_EARLY: usize = 1 << 20;
 /// Maximum size of the pending answers to requests of the server, in bytes.
 const MAX_PENDING: usize = 64 << 10;
+/// Header of PLAY and RECORD: from the beginning, which is now for a live source.
+const RANGE: &str = "Range: npt=0.000-\r\n";
 /// Requests that a server may send.
 const PUBLIC: &str = "Public: OPTIONS, GET_PARAMETER, SET_PARAMETER, ANNOUNCE, REDIRECT, TEARDOWN\r\n";
 
@@ -76,6 +78,10 @@ struct Sent {
     body: Option<String>,
 }
 
+/// Answer to a challenge that a server has made before it closed the connection, for the next connection.
+#[derive(Clone)]
+pub(crate) struct CarriedAnswer(Answer);
+
 /// Session of a client on one connection.
 pub(crate) struct ClientSession {
     reader: Reader,
@@ -92,6 +98,12 @@ pub(crate) struct ClientSession {
     cnonce: String,
     /// The server has accepted the credentials, so that a later refusal is about the nonce.
     is_proven: bool,
+    /// The first request already carries credentials, with the nonce of another connection.
+    is_carried: bool,
+    /// The last response was `401`, and was answered. The words of that response.
+    challenged: Option<String>,
+    /// Time for which the server asks to stay away, in its last response.
+    retry_after: Option<Duration>,
     refused: u32,
     /// URL of the presentation, as requested. `base` is the URL to which track URLs are relative.
     url: String,
@@ -135,6 +147,9 @@ impl ClientSession {
             answered: 0,
             cnonce: format!("{:016x}", u64::from_be_bytes(cnonce)),
             is_proven: false,
+            is_carried: false,
+            challenged: None,
+            retry_after: None,
             refused: 0,
             url: url.to_owned(),
             base: url.to_owned(),
@@ -156,6 +171,28 @@ impl ClientSession {
         };
         session.send("OPTIONS", url.to_owned(), String::new(), None);
         session
+    }
+
+    /// Sends the first request with credentials, which answer the challenge of a connection before.
+    pub(crate) fn carry(&mut self, CarriedAnswer(answer): CarriedAnswer) {
+        let Some(Sent { method, url, headers, body }) = self.last.take() else { return };
+        self.answer = Some(answer);
+        self.is_carried = true;
+        self.out.clear();
+        self.cseq = 0;
+        self.send(method, url, headers, body);
+    }
+
+    /// Handles the end of the connection, at which a response is due. Some servers close it after each `401`, and want
+    /// the credentials on the next connection: returns the answer for it, or the reason of the end.
+    pub(crate) fn closed(&mut self) -> Result<CarriedAnswer, String> {
+        self.state = State::Ended;
+        let method = self.last.as_ref().map_or("", |sent| sent.method);
+        match (self.challenged.take(), self.answer.take()) {
+            (Some(_), Some(answer)) if !self.is_carried && !self.is_proven => Ok(CarriedAnswer(answer)),
+            (Some(words), _) => Err(format!("{words}, then closed")),
+            (None, _) => Err(format!("closed without a response to {method}")),
+        }
     }
 
     /// Sets whether tracks that the server is to receive (`a=sendonly`) are set up, too.
@@ -192,6 +229,11 @@ impl ClientSession {
     /// nothing.
     pub(crate) fn take_dropped(&mut self) -> u64 {
         self.reader.take_skips() + std::mem::take(&mut self.dropped)
+    }
+
+    /// Returns the time for which the server asks to stay away, in its last response (`Retry-After`).
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// Takes the target of the redirection that has ended the session, if there was one.
@@ -297,6 +339,10 @@ impl ClientSession {
 
     fn response(&mut self, response: &Response) -> Result<Option<ClientEvent>, ProtocolError> {
         let status = response.status;
+        self.challenged = None;
+        // The other form is a date, by a clock that cameras seldom set.
+        let seconds = response.headers.get("Retry-After").and_then(|text| text.parse().ok());
+        self.retry_after = seconds.filter(|_| status >= 400).map(Duration::from_secs);
         if status != 401 {
             self.refused = 0;
         }
@@ -368,7 +414,7 @@ impl ClientSession {
         self.refused += 1;
         let may_answer = match (&self.answer, &new) {
             (None, Some(_)) => true,
-            (Some(old), Some(new)) => new.renews(old) && (self.is_proven || new.is_stale()),
+            (Some(old), Some(new)) => new.renews(old) && (self.is_proven || self.is_carried || new.is_stale()),
             (_, None) => false,
         };
         if may_answer
@@ -376,6 +422,7 @@ impl ClientSession {
             && self.refused <= MAX_REFUSED
             && let Some(Sent { method, url, headers, body }) = self.last.clone()
         {
+            self.challenged = Some(self.words(response));
             self.answer = new;
             self.answered = 0;
             self.send(method, url, headers, body);
@@ -466,11 +513,18 @@ impl ClientSession {
             ClientRole::Play => "PLAY",
             ClientRole::Record(_) => "RECORD",
         };
-        self.send(method, self.aggregate(), "Range: npt=0.000-\r\n".into(), None);
+        self.send(method, self.aggregate(), RANGE.into(), None);
     }
 
     /// Handles the refusal of PLAY or RECORD: tries the next URL, or another transport.
     fn start_refused(&mut self, response: &Response) -> Option<ClientEvent> {
+        // A live source has no position to start from: some servers take PLAY only without one.
+        if response.status == 457
+            && let Some(Sent { method, url, .. }) = self.last.take_if(|sent| sent.headers == RANGE)
+        {
+            self.send(method, url, String::new(), None);
+            return None;
+        }
         if self.aggregates.len() > 1 {
             self.aggregates.pop_front();
             self.start();

@@ -404,3 +404,73 @@ fn rtsp_client_says_that_it_refuses_a_description() {
     let error = talk.client.next().unwrap_err();
     assert_eq!(error.to_string(), "we refuse its SDP: no media section (`m=`) in 0 lines");
 }
+
+#[test]
+fn rtsp_client_carries_credentials_to_the_next_connection_of_a_server_that_closes_after_401() {
+    for more in ["", ", qop=\"auth\"", ", algorithm=SHA-256"] {
+        let mut talk = Talk::new(user(), false);
+        talk.sent();
+        talk.answer("200 OK", "", "");
+        assert!(talk.sent().starts_with("DESCRIBE "));
+        assert_eq!(talk.answer("401 Unauthorized", &challenge("first", more), ""), []);
+        let Ok(carried) = talk.client.closed() else { panic!("the answer is lost") };
+        let mut next = Talk::new(user(), false);
+        next.client.carry(carried.clone());
+        let first = next.sent();
+        assert!(first.starts_with("OPTIONS ") && first.contains("CSeq: 1\r\n"), "{first}");
+        assert_eq!((first.matches("OPTIONS ").count(), first.matches("nonce=\"first\"").count()), (1, 1), "{first}");
+        next.answer("200 OK", "", "");
+        assert!(next.sent().contains("nonce=\"first\""));
+        // A nonce of the connection is answered once, and a password that is wrong is not repeated without end.
+        let mut bound = Talk::new(user(), false);
+        bound.client.carry(carried);
+        bound.sent();
+        assert_eq!(bound.answer("401 Unauthorized", &challenge("second", more), ""), []);
+        assert!(bound.sent().contains("nonce=\"second\""));
+        let Err(why) = bound.client.closed() else { panic!("it would go on without end") };
+        assert_eq!(why, "401 Unauthorized (to OPTIONS), then closed");
+    }
+}
+
+#[test]
+fn rtsp_client_names_the_request_to_which_a_server_has_not_responded() {
+    let mut talk = Talk::new(user(), false);
+    assert_eq!(talk.client.closed().map(|_| ()), Err("closed without a response to OPTIONS".into()));
+    let mut talk = Talk::new(user(), false);
+    talk.describe("", &[VIDEO]);
+    assert_eq!(talk.client.closed().map(|_| ()), Err("closed without a response to SETUP".into()));
+}
+
+#[test]
+fn rtsp_client_plays_without_a_range_if_the_server_refuses_it() {
+    let mut talk = Talk::new(None, false);
+    talk.describe("", &[VIDEO]);
+    talk.sent();
+    talk.answer("200 OK", "Session: 1\r\n", "");
+    let first = talk.sent();
+    assert!(first.starts_with("PLAY ") && first.contains("Range: "), "{first}");
+    assert_eq!(talk.answer("457 Invalid Range", "", ""), []);
+    let second = talk.sent();
+    assert!(second.starts_with("PLAY ") && !second.contains("Range: "), "{second}");
+    let events = talk.answer("457 Invalid Range", "", "");
+    assert!(matches!(&events[..], [ClientEvent::Rejected(why)] if why.starts_with("457")), "{events:?}");
+}
+
+#[test]
+fn rtsp_client_learns_how_long_a_busy_server_asks_to_stay_away() {
+    for (header, wait) in [
+        ("Retry-After: 30\r\n", Some(30)),
+        ("retry-after:  0 \r\n", Some(0)),
+        ("Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n", None),
+        ("Retry-After: -1\r\n", None),
+        ("", None),
+    ] {
+        let mut talk = Talk::new(None, false);
+        talk.sent();
+        talk.answer("200 OK", "", "");
+        talk.sent();
+        let events = talk.answer("503 Service Unavailable", header, "");
+        assert!(matches!(&events[..], [ClientEvent::Rejected(_)]), "{events:?}");
+        assert_eq!(talk.client.retry_after(), wait.map(std::time::Duration::from_secs), "{header}");
+    }
+}

@@ -16,7 +16,7 @@ mod transport;
 mod url;
 
 pub(crate) use auth::{Challenges, User};
-pub(crate) use client::{ClientEvent, ClientRole, ClientSession};
+pub(crate) use client::{CarriedAnswer, ClientEvent, ClientRole, ClientSession};
 pub(crate) use server::{Request, ResolvedStream, ServerSession, SetUp, StreamDirectory};
 pub(crate) use url::split_scheme;
 
@@ -50,6 +50,7 @@ impl Status {
     pub(crate) const NOT_ENOUGH_BANDWIDTH: Self = Self(453, "Not Enough Bandwidth");
     pub(crate) const SESSION_NOT_FOUND: Self = Self(454, "Session Not Found");
     pub(crate) const NOT_VALID_IN_THIS_STATE: Self = Self(455, "Method Not Valid in This State");
+    pub(crate) const ONLY_AGGREGATE_OPERATION: Self = Self(460, "Only Aggregate Operation Allowed");
     pub(crate) const UNSUPPORTED_TRANSPORT: Self = Self(461, "Unsupported Transport");
     pub(crate) const NOT_IMPLEMENTED: Self = Self(501, "Not Implemented");
     /// Too many attempts were refused. No further request is handled, and the connection ends.

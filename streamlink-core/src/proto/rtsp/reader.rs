@@ -7,7 +7,7 @@ use super::{
     ProtocolError,
     message::{Head, Request, Response, is_method_byte},
 };
-use crate::media::compact;
+use crate::{media::compact, proto::foreign::Foreign};
 use bytes::{Buf, Bytes, BytesMut};
 use std::fmt;
 
@@ -203,7 +203,12 @@ impl Reader {
     /// Passes over the first byte, and those behind it that can begin nothing.
     fn skip(&mut self) -> Result<(), ProtocolError> {
         if !self.is_rtsp {
-            return Err(ProtocolError::Malformed("not an RTSP message"));
+            return Err(ProtocolError::Malformed(match Foreign::of(&self.rest) {
+                Some(Foreign::Tls) => "TLS, where plain RTSP is expected (`rtsps` is RTSP over TLS)",
+                Some(Foreign::Http) => "HTTP, where RTSP is expected (tunnels over HTTP are not supported)",
+                Some(Foreign::Rtmp | Foreign::Rtmpe) => "RTMP, where RTSP is expected",
+                _ => "not an RTSP message",
+            }));
         }
         let after = self.rest.get(1..).unwrap_or_default();
         let next = memchr::memchr3(b'$', b'R', b'r', after).unwrap_or(after.len());

@@ -74,7 +74,15 @@ pub(crate) trait StreamDirectory {
 
     /// Opens a pair of UDP ports for a track and returns their numbers. `client`: ports of the client for RTP and RTCP.
     /// The client is authenticated, and the track exists.
+    ///
+    /// A later SETUP of the track may open other ports, or call [`StreamDirectory::close_udp`].
     fn open_udp(&mut self, publish: bool, path: &str, track: usize, client: (u16, u16)) -> Result<(u16, u16), Status>;
+
+    /// Closes the UDP ports of a track, which uses another transport from now on.
+    fn close_udp(&mut self, _track: usize) {}
+
+    /// Counts a client that wants some tracks of a path over one transport, and some over another.
+    fn mixed_transports(&mut self, _publish: bool, _path: &str) {}
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,6 +210,8 @@ impl ServerSession {
             }
             "RECORD" if self.publish => return Ok(self.ask(cseq, uri)),
             "PLAY" | "RECORD" | "PAUSE" => Err(Status::NOT_VALID_IN_THIS_STATE),
+            // Media of the other tracks would end, too.
+            "TEARDOWN" if !self.publish && self.is_one_of_many(&uri) => Err(Status::ONLY_AGGREGATE_OPERATION),
             "TEARDOWN" => {
                 let session = self.session();
                 self.respond(&cseq, Status::OK, &session, None);
@@ -343,6 +353,7 @@ impl ServerSession {
         };
         let track = self.track(uri, presentation).ok_or(Status::NOT_FOUND)?;
         let offers: Vec<Transport> = request.headers.all("Transport").flat_map(Transport::parse_all).collect();
+        let mut is_mixed = false;
         for mut transport in offers {
             let group = found.groups.get(track).copied().filter(|_| !self.publish);
             let offered = match (transport.multicast, transport.tcp) {
@@ -353,11 +364,17 @@ impl ServerSession {
             if !offered {
                 continue;
             }
+            if !self.is_transport_of_others(track, &transport) {
+                is_mixed = true;
+                continue;
+            }
             let set_up = if transport.multicast {
                 transport.group = group;
+                directory.close_udp(track);
                 SetUp::Multicast
             } else if transport.tcp {
                 let (rtp, rtcp) = self.free_channels(track, transport.interleaved)?;
+                directory.close_udp(track);
                 transport.interleaved = Some((rtp, rtcp));
                 SetUp::Tcp { rtp, rtcp }
             } else {
@@ -373,7 +390,27 @@ impl ServerSession {
             self.respond(cseq, Status::OK, &headers, None);
             return Ok(());
         }
+        if is_mixed {
+            directory.mixed_transports(self.publish, &self.path);
+        }
         Err(Status::UNSUPPORTED_TRANSPORT)
+    }
+
+    /// Returns whether the tracks besides this one that were set up use the same transport. One session has one, so that
+    /// the client can choose another here, and not only learn of the refusal of PLAY.
+    fn is_transport_of_others(&self, track: usize, transport: &Transport) -> bool {
+        let mut others = self.tracks.iter().enumerate().filter(|(number, _)| *number != track);
+        others.all(|(_, other)| match other {
+            None => true,
+            Some(SetUp::Tcp { .. }) => transport.tcp && !transport.multicast,
+            Some(SetUp::Udp) => !transport.tcp && !transport.multicast,
+            Some(SetUp::Multicast) => transport.multicast,
+        })
+    }
+
+    /// Returns whether a URL names one track of several that were set up.
+    fn is_one_of_many(&self, uri: &str) -> bool {
+        self.tracks.iter().flatten().count() > 1 && url::split_track(uri, TRACK).1.is_some()
     }
 
     /// Returns the channels of a track: those that were asked for, unless another track has them.
@@ -460,7 +497,9 @@ impl ServerSession {
         let mut headers = self.session();
         if !self.publish {
             headers.push_str("Range: npt=now-\r\nRTP-Info: ");
-            let base = uri.trim_end_matches('/');
+            // Some clients send PLAY with the URL of a track.
+            let base = uri.rfind(&format!("/{TRACK}")).and_then(|at| uri.get(..at)).unwrap_or(&uri);
+            let base = base.trim_end_matches('/');
             let set_up = self.tracks.iter().enumerate().filter(|(_, set_up)| set_up.is_some());
             let names = set_up.map(|(track, _)| {
                 let name = format!("url={base}/{}", Presentation::control(track));

@@ -27,6 +27,10 @@ struct Streams {
     udp: bool,
     groups: Vec<(std::net::IpAddr, (u16, u16), u8)>,
     opened: Vec<(usize, (u16, u16))>,
+    /// Tracks whose ports were closed.
+    closed: Vec<usize>,
+    /// Number of refusals of tracks over another transport than the others.
+    mixed: u32,
     wrong_passwords: u32,
     /// Paths without a publisher that were asked for.
     not_published: Vec<String>,
@@ -45,6 +49,8 @@ impl Default for Streams {
             udp: true,
             groups: Vec::new(),
             opened: Vec::new(),
+            closed: Vec::new(),
+            mixed: 0,
             wrong_passwords: 0,
             not_published: Vec::new(),
             is_live: false,
@@ -85,6 +91,14 @@ impl StreamDirectory for Streams {
     fn open_udp(&mut self, _: bool, _: &str, track: usize, client: (u16, u16)) -> Result<(u16, u16), Status> {
         self.opened.push((track, client));
         Ok((8000 + 2 * track as u16, 8001 + 2 * track as u16))
+    }
+
+    fn close_udp(&mut self, track: usize) {
+        self.closed.push(track);
+    }
+
+    fn mixed_transports(&mut self, _: bool, _: &str) {
+        self.mixed += 1;
     }
 }
 
@@ -276,7 +290,15 @@ fn rtsp_server_refuses_requests_out_of_state_and_oversized() {
         "z".repeat(90_000)
     );
     assert_eq!(say(&long).1, Err(ProtocolError::Malformed("a body that is too long")));
-    assert_eq!(say("GET / HTTP/1.1\r\n\r\n").1, Err(ProtocolError::Malformed("not an RTSP message")));
+    for (bytes, named) in [
+        ("GET / HTTP/1.1\r\n\r\n", "HTTP"),
+        ("\x16\x03\x01\x02\0\x01", "TLS"),
+        ("\x03\0\0\0\0\0\0\0\0", "RTMP"),
+        ("hello\r\n", "not an RTSP message"),
+    ] {
+        let Err(ProtocolError::Malformed(why)) = say(bytes).1 else { panic!("{bytes:?}") };
+        assert!(why.starts_with(named), "{bytes:?}: {why}");
+    }
     // Text from a peer is not echoed, so that it cannot inject headers.
     let (_, _, said) = say("OPTIONS * RTSP/1.0\r\nCSeq: 7\u{b}Evil: x\r\n\r\n");
     assert!(!said.contains("Evil"), "{said}");
@@ -535,4 +557,76 @@ fn rtsp_server_says_why_it_refuses_a_description() {
     let announce = "ANNOUNCE rtsp://h/cam RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 10\r\n\r\nv=0\r\ns=-\r\n";
     let (status, _, text) = answers(&mut server, &mut house, announce);
     assert!(status == [400] && text.contains("SDP refused: no media section (`m=`) in 2 lines"), "{text}");
+}
+
+const OVER_TCP: &str = "Transport: RTP/AVP/TCP;unicast\r\n";
+const OVER_UDP: &str = "Transport: RTP/AVP;unicast;client_port=5000-5001\r\n";
+
+/// Returns a SETUP of a track.
+fn set_up(track: usize, transport: &str) -> String {
+    format!("SETUP rtsp://h/cam/trackID={track} RTSP/1.0\r\n{transport}\r\n")
+}
+
+#[test]
+fn rtsp_player_may_set_up_a_track_again_over_another_transport() {
+    let mut server = ServerSession::new(&Random::of(random));
+    let mut house = Streams::default();
+    let requests = [set_up(0, OVER_UDP), set_up(0, OVER_TCP)].concat();
+    assert_eq!(answers(&mut server, &mut house, &requests).0, [200, 200]);
+    assert_eq!((house.opened.len(), &house.closed[..]), (1, &[0][..]));
+    assert_eq!(server.tracks()[0], Some(SetUp::Tcp { rtp: 0, rtcp: 1 }));
+    assert_eq!(answers(&mut server, &mut house, &set_up(0, OVER_UDP)).0, [200]);
+    assert_eq!(server.tracks()[0], Some(SetUp::Udp));
+    let (_, requests, _) = answers(&mut server, &mut house, "PLAY rtsp://h/cam RTSP/1.0\r\n\r\n");
+    assert_eq!(requests, [Request::Play { path: "cam".into() }]);
+}
+
+#[test]
+fn rtsp_server_refuses_a_second_transport_of_one_session_at_setup() {
+    let both = format!("{}, {}", OVER_UDP.trim_end(), OVER_TCP.trim_start_matches("Transport: "));
+    for (first, second, third) in [(OVER_TCP, OVER_UDP, both.as_str()), (OVER_UDP, OVER_TCP, both.as_str())] {
+        let mut server = ServerSession::new(&Random::of(random));
+        let mut house = Streams::default();
+        let requests = [set_up(0, first), set_up(1, second)].concat();
+        assert_eq!(answers(&mut server, &mut house, &requests).0, [200, 461]);
+        assert_eq!(house.mixed, 1);
+        // Of several, the one of the other track is taken.
+        assert_eq!(answers(&mut server, &mut house, &set_up(1, third)).0, [200]);
+        let kinds: Vec<bool> = server.tracks().iter().map(|track| *track == Some(SetUp::Udp)).collect();
+        assert_eq!(kinds, [first == OVER_UDP; 2]);
+        assert_eq!(house.mixed, 1);
+    }
+}
+
+#[test]
+fn rtsp_teardown_of_one_track_does_not_end_the_others() {
+    let mut server = ServerSession::new(&Random::of(random));
+    let mut house = Streams::default();
+    let requests = [set_up(0, OVER_TCP), set_up(1, OVER_TCP)].concat();
+    answers(&mut server, &mut house, &format!("{requests}PLAY rtsp://h/cam RTSP/1.0\r\n\r\n"));
+    let of_track = "TEARDOWN rtsp://h/cam/trackID=1 RTSP/1.0\r\n\r\n";
+    let (statuses, requests, _) = answers(&mut server, &mut house, of_track);
+    assert_eq!((statuses, requests), (vec![460], vec![]));
+    let (statuses, requests, _) = answers(&mut server, &mut house, "TEARDOWN rtsp://h/cam RTSP/1.0\r\n\r\n");
+    assert_eq!((statuses, requests), (vec![200], vec![Request::End]));
+    // The only track is the session.
+    let mut server = ServerSession::new(&Random::of(random));
+    answers(&mut server, &mut house, &set_up(1, OVER_TCP));
+    assert_eq!(answers(&mut server, &mut house, of_track).1, [Request::End]);
+}
+
+#[test]
+fn rtsp_rtp_info_names_tracks_whatever_url_play_has() {
+    for url in ["rtsp://h/cam", "rtsp://h/cam/", "rtsp://h/cam/trackID=1", "rtsp://h/cam/trackID=1/"] {
+        let mut server = ServerSession::new(&Random::of(random));
+        let mut house = Streams::default();
+        let requests = [set_up(0, OVER_TCP), set_up(1, OVER_TCP)].concat();
+        answers(&mut server, &mut house, &requests);
+        server.push(format!("PLAY {url} RTSP/1.0\r\n\r\n").as_bytes());
+        assert_eq!(server.next(&mut house), Ok(Some(Request::Play { path: "cam".into() })));
+        server.accept(&[Some((7, 90)), None]);
+        let said = String::from_utf8(server.take_output()).unwrap();
+        let info = said.lines().find_map(|line| line.strip_prefix("RTP-Info: ")).unwrap();
+        assert_eq!(info, "url=rtsp://h/cam/trackID=0;seq=7;rtptime=90,url=rtsp://h/cam/trackID=1", "{url}");
+    }
 }

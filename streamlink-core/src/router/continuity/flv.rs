@@ -8,7 +8,8 @@
 use crate::{
     media::{
         Packet, RtmpKind,
-        flv::{Role, Tag},
+        entry_point::{LengthPrefixedNals, break_links},
+        flv::{Codec, Role, Tag},
     },
     router::{MediaBatch, Preamble},
 };
@@ -64,6 +65,8 @@ pub(super) struct FlvTimestamps {
     picture: u32,
     /// No sample has arrived on this connection.
     fresh: bool,
+    /// No picture has arrived on this connection, which continues another one.
+    splices: bool,
     /// All audio of this timeline so far belongs before the audio passed on.
     overlaps: bool,
     /// The headers of another source come with the next entry point.
@@ -93,6 +96,7 @@ impl FlvTimestamps {
         self.fresh = true;
         self.switched |= switched;
         self.overlaps = self.last.is_some();
+        self.splices = self.last_video.is_some();
         self.tracks.clear();
         self.input = None;
     }
@@ -114,6 +118,15 @@ impl FlvTimestamps {
                 }
                 None => self.place_beside(timestamp),
             };
+            if self.splices
+                && kind == RtmpKind::Video
+                && let Some(tag) = tag.filter(|tag| matches!(tag.role, Role::Key | Role::Sample))
+            {
+                self.splices = false;
+                if let Some(body) = broken_link(&tag, packet.data()) {
+                    *packet = Packet::rtmp(kind, timestamp, body, packet.arrival());
+                }
+            }
             if placed != timestamp {
                 *packet = Packet::rtmp(kind, placed, packet.data().clone(), packet.arrival());
             }
@@ -287,6 +300,21 @@ impl FlvTimestamps {
     }
 }
 
+/// Returns the message of a picture of HEVC with its link broken, if that picture is a clean random access one.
+fn broken_link(tag: &Tag, body: &[u8]) -> Option<Vec<u8>> {
+    if !matches!(tag.codec, Codec::LegacyVideo(12) | Codec::FourCc([b'h', b'v', b'c', b'1'])) {
+        return None;
+    }
+    // Nearly all lengths have four bytes; others are not taken for such.
+    let nals = LengthPrefixedNals::new(body.get(tag.data_at..)?, 4);
+    let length: usize = nals.map(|nal| 4 + nal.len()).sum();
+    if tag.data_at + length != body.len() {
+        return None;
+    }
+    let mut body = body.to_vec();
+    break_links(body.get_mut(tag.data_at..)?).then_some(body)
+}
+
 fn same_headers(a: &[Packet], b: &[Packet]) -> bool {
     let kind = |packet: &Packet| packet.rtmp_message().map(|(kind, _)| kind);
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| kind(a) == kind(b) && a.data() == b.data())
@@ -321,6 +349,25 @@ mod tests {
             self.timestamps.apply(&mut delivery);
             delivery.packets.iter().map(|p| p.rtmp_message().unwrap().1).collect()
         }
+    }
+
+    #[test]
+    fn flv_picture_of_hevc_that_takes_over_has_a_broken_link() {
+        const CRA: &[u8] = b"\x93hvc1\0\0\0\x02\x4e\x01\0\0\0\x03\x2a\x01\xd0";
+        const BROKEN: &[u8] = b"\x93hvc1\0\0\0\x02\x4e\x01\0\0\0\x03\x20\x01\xd0";
+        const SHORT: &[u8] = b"\x93hvc1\0\0\0\x02\x4e\x01\0\0\0\x04\x2a\x01\xd0";
+        let mut bench = Bench::new();
+        let mut bodies = |bodies: &[&'static [u8]], ms| {
+            bench.timestamps.join(ms > 0);
+            let packets = bodies.iter().map(|body| bench.packet(RtmpKind::Video, 0, body, ms)).collect();
+            let mut delivery = MediaBatch { packets, ..MediaBatch::default() };
+            bench.timestamps.apply(&mut delivery);
+            delivery.packets.iter().map(|packet| packet.data().to_vec()).collect::<Vec<_>>()
+        };
+        assert_eq!(bodies(&[CRA, CRA], 0), [CRA, CRA], "the first connection");
+        assert_eq!(bodies(&[b"\x90hvc1\x01", CRA, CRA], 40), [b"\x90hvc1\x01", BROKEN, CRA]);
+        assert_eq!(bodies(&[SHORT, CRA], 80), [SHORT, CRA], "damaged");
+        assert_eq!(bodies(&[KEY, CRA], 120), [KEY, CRA]);
     }
 
     #[test]

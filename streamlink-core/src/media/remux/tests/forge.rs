@@ -170,3 +170,26 @@ pub(super) fn unalign(stream: &[u8], size: usize) -> Vec<u8> {
 fn packet_has_payload(packet: &[u8]) -> bool {
     packet[3] & 0x10 != 0
 }
+
+/// Makes the transport packets of a PES packet of sound.
+pub(super) fn sound_packets(counter: &mut u8, time: u64, data: &[u8]) -> Vec<u8> {
+    let mut stamp = [0x21, 0, 1, 0, 1];
+    put(&mut stamp, time);
+    let length = (3 + stamp.len() + data.len()) as u16;
+    let [high, low] = length.to_be_bytes();
+    let pes = [&[0, 0, 1, 0xc0, high, low, 0x80, 0x80, 5][..], &stamp, data].concat();
+    let mut out = Vec::new();
+    for (number, part) in pes.chunks(184).enumerate() {
+        let start = if number == 0 { 0x40 } else { 0 };
+        let has_room = if part.len() < 184 { 0x30 } else { 0x10 };
+        out.extend([0x47, start | (AUDIO_PID >> 8) as u8, AUDIO_PID as u8, has_room | *counter]);
+        *counter = (*counter + 1) & 0x0f;
+        if part.len() < 184 {
+            let room = 183 - part.len();
+            out.push(room as u8);
+            out.extend([0u8].iter().chain(std::iter::repeat(&0xff)).take(room));
+        }
+        out.extend_from_slice(part);
+    }
+    out
+}

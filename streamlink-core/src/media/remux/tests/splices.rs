@@ -1,7 +1,9 @@
 //! Streams that change in mid-stream, that are joined late, and that hold what is not carried.
 
 use super::{
-    forge::{AUDIO_PID, PACKET, TestProgram, VIDEO_PID, pes_start, pid, retable, shift, unalign},
+    forge::{
+        AUDIO_PID, PACKET, TestProgram, VIDEO_PID, pes_start, pid, retable, shift, sound_packets, tables, unalign,
+    },
     *,
 };
 use crate::media::{LeftOut, MediaTrack};
@@ -486,4 +488,40 @@ fn remux_keeps_sound_with_pictures_over_any_step() {
             }
         }
     }
+}
+
+#[test]
+fn remux_goes_on_with_sound_whose_encoder_changes_the_layer_and_back() {
+    let three = {
+        let mut frame = vec![0xff, 0xfb, 0x94, 0];
+        frame.resize(384, 0);
+        frame
+    };
+    let two = {
+        let mut frame = vec![0xff, 0xfd, 0x84, 0];
+        frame.resize(384, 0);
+        frame
+    };
+    let mut remuxer = Remuxer::new();
+    let mut out = Vec::new();
+    let mut told = Vec::new();
+    let mut now = Instant::now();
+    let mut counter = 0;
+    for (number, frame) in [&three, &two, &three].into_iter().flat_map(|frame| [frame; 100]).enumerate() {
+        if number % 20 == 0 {
+            let tables = tables(&[(1, 0x1000, &[(0x03, AUDIO_PID)])], (number / 20) as u8);
+            remuxer.push(&tables, now, &mut out);
+        }
+        now += Duration::from_millis(24);
+        remuxer.push(&sound_packets(&mut counter, number as u64 * 2160, frame), now, &mut out);
+        told.extend(remuxer.selection());
+    }
+    remuxer.finish(now, &mut out);
+    let told: Vec<_> = told.iter().map(|selection| (selection.carried.len(), selection.left_out.len())).collect();
+    assert_eq!(told, [(1, 0), (0, 1), (1, 0)]);
+    let tracks = remuxer.tracks(now);
+    assert_eq!((tracks[0].codec, tracks[0].left_out), ("MP3", None));
+    let times = times(&out, RtmpKind::Audio);
+    assert_eq!(times.len(), 200);
+    assert_eq!((times[99], times[100], times[199]), (99 * 24, 200 * 24, 299 * 24), "at the time of the stream");
 }

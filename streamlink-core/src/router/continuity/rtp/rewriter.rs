@@ -1,6 +1,6 @@
 //! Rewriting of the numbers of one RTP stream, and of the sender reports about it.
 
-use crate::media::{Packet, rtp::Header};
+use crate::media::{Packet, rtp::Header, rtsp::break_links_of_payload};
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,10 @@ pub(super) struct RtpRewriter {
     pub(super) step: Option<u32>,
     /// Packets hold sound, of one frame or of several: of AAC, ffmpeg sends seven at a time.
     pub(super) is_audio: bool,
+    /// Packets are those of HEVC as RFC 7798 has it.
+    pub(super) is_hevc: bool,
+    /// Timestamp of the first picture of HEVC of this connection, as it came, if the connection continues another one.
+    splice: Option<u32>,
     /// The longest of the last steps between two packets of sound.
     longest: u32,
     /// The last sender report passed on: its NTP time (32.32 bits of seconds) and timestamp.
@@ -84,6 +88,8 @@ impl RtpRewriter {
             latest: 0,
             step: None,
             is_audio: false,
+            is_hevc: false,
+            splice: None,
             longest: 0,
             report: None,
             clock: None,
@@ -178,7 +184,9 @@ impl RtpRewriter {
             self.sequence = sequence.wrapping_add(1).wrapping_sub(header.sequence);
             self.timestamp = place.wrapping_sub(header.timestamp);
             self.alters = true;
+            self.splice = Some(header.timestamp).filter(|_| self.is_hevc);
         }
+        self.splice = self.splice.filter(|splice| *splice == header.timestamp);
         let ssrc = *self.ssrc.get_or_insert(header.ssrc);
         let sequence = header.sequence.wrapping_add(self.sequence);
         let timestamp = header.timestamp.wrapping_add(self.timestamp);
@@ -204,6 +212,11 @@ impl RtpRewriter {
         data[2..4].copy_from_slice(&sequence.to_be_bytes());
         data[4..8].copy_from_slice(&timestamp.to_be_bytes());
         data[8..12].copy_from_slice(&ssrc.to_be_bytes());
+        if self.splice.is_some()
+            && let Some(payload) = data.get_mut(header.payload_start..header.payload_end)
+        {
+            break_links_of_payload(payload);
+        }
         packet.with_data(data.freeze())
     }
 

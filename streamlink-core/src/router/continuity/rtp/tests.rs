@@ -52,6 +52,44 @@ fn rtp_continuity_over_reconnections() {
 }
 
 #[test]
+fn rtp_picture_of_hevc_that_takes_over_has_a_broken_link() {
+    const CRA: [&[u8]; 3] = [&[0x62, 1, 0x95, 0xd0], &[0x62, 1, 0x55, 7], &[0x2a, 1, 0x20]];
+    const BROKEN: [&[u8]; 3] = [&[0x62, 1, 0x90, 0xd0], &[0x62, 1, 0x50, 7], &[0x20, 1, 0x20]];
+    for is_hevc in [true, false] {
+        let mut rewriter = RtpRewriter::new(90_000);
+        rewriter.is_hevc = is_hevc;
+        let mut picture = |timestamp: u32| {
+            let mut packet = |number: usize, payload: &[u8]| {
+                let mut data = bytes(96, timestamp as u16 + number as u16, timestamp, 7);
+                data.splice(12.., payload.iter().copied());
+                let packet = Packet::rtsp(0, data, Instant::now());
+                let header = Header::parse(packet.data()).unwrap();
+                rewriter.packet(packet, &header, Duration::ZERO).data()[12..].to_vec()
+            };
+            let out: Vec<_> = CRA.iter().enumerate().map(|(number, payload)| packet(number, payload)).collect();
+            rewriter.begin();
+            out
+        };
+        assert_eq!(picture(1000), CRA, "the first connection");
+        assert_eq!(picture(5000), if is_hevc { BROKEN } else { CRA });
+    }
+    let mut rewriter = RtpRewriter::new(90_000);
+    rewriter.is_hevc = true;
+    let mut packet = |timestamp: u32| {
+        let mut data = bytes(96, timestamp as u16, timestamp, 7);
+        data.splice(12.., CRA[2].iter().copied());
+        let packet = Packet::rtsp(0, data, Instant::now());
+        let header = Header::parse(packet.data()).unwrap();
+        let first = rewriter.packet(packet, &header, Duration::ZERO).data()[12];
+        if timestamp == 0 {
+            rewriter.begin();
+        }
+        first
+    };
+    assert_eq!([0, 100, 100, 101].map(&mut packet), [0x2a, 0x20, 0x20, 0x2a], "the first picture alone");
+}
+
+#[test]
 fn rtp_continuity_passes_same_stream_unaltered_once() {
     let mut splice = RtpContinuity::default();
     let now = Instant::now();

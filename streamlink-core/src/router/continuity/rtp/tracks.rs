@@ -53,6 +53,7 @@ impl TrackRewriters {
         for (rewriter, track) in self.tracks.iter_mut().zip(presentation.tracks()) {
             rewriter.payload_type = track.payload_type;
             rewriter.is_audio = track.media == "audio";
+            rewriter.is_hevc = track.encoding == "H265";
             rewriter.alters |= track.is_renumbered;
         }
         if self.tracks.iter().all(|track| track.report.is_none()) {
