@@ -19,11 +19,11 @@ const FILE: &str = "console.redb";
 /// Version of the form of what is stored.
 const VERSION: u64 = 1;
 
-const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
+const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 /// Flows by their names, as JSON.
-const FLOWS: TableDefinition<&str, &[u8]> = TableDefinition::new("flows");
+const FLOWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("flows");
 /// Events by their numbers, as JSON.
-const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
+const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 
 /// Flow as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,6 +52,9 @@ struct OpenStore {
     unsure: BTreeMap<String, Option<Vec<u8>>>,
 }
 
+/// Name of a flow, and what is stored of it; `None` removes it.
+type Row<'a> = (&'a str, Option<Vec<u8>>);
+
 /// Change of the stored flows, as a whole.
 #[derive(Debug)]
 pub(crate) enum Change {
@@ -64,8 +67,8 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    /// Returns the rows that the change writes; `None` removes one.
-    fn rows(&self) -> Result<Vec<(&str, Option<Vec<u8>>)>, Failure> {
+    /// Returns the rows that the change writes.
+    fn rows(&self) -> Result<Vec<Row<'_>>, Failure> {
         Ok(match self {
             Self::Put(name, record) => vec![(name, Some(serde_json::to_vec(record)?))],
             Self::Rename(old, new, record) => vec![(old, None), (new, Some(serde_json::to_vec(record)?))],

@@ -52,12 +52,12 @@ impl From<std::io::Error> for End {
     fn from(error: std::io::Error) -> Self {
         use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         if let Some(TlsError { kind, words }) = TlsError::of(&error) {
-            return End::Lost(match kind {
+            return Self::Lost(match kind {
                 TlsErrorKind::Untrusted => LossReason::Untrusted(words.as_str().into()),
                 TlsErrorKind::Plain | TlsErrorKind::Handshake => LossReason::Protocol(words.as_str().into()),
             });
         }
-        End::Lost(match error.kind() {
+        Self::Lost(match error.kind() {
             BrokenPipe | ConnectionReset | UnexpectedEof => LossReason::Closed,
             _ => LossReason::Io(error.to_string().into()),
         })

@@ -36,13 +36,13 @@ fn check_even(out: &[Packet], context: &str) {
     }
 }
 
-fn selections(parts: &[&[u8]]) -> (Vec<super::super::selection::Selection>, Vec<MediaTrack>, Vec<Packet>) {
+fn selections(parts: &[&[u8]]) -> (Vec<selection::Selection>, Vec<MediaTrack>, Vec<Packet>) {
     let mut remuxer = Remuxer::new();
     let mut out = Vec::new();
     let mut told = Vec::new();
     let mut now = Instant::now();
     for payload in parts.concat().chunks(1316) {
-        now += std::time::Duration::from_millis(2);
+        now += Duration::from_millis(2);
         remuxer.push(payload, now, &mut out);
         told.extend(remuxer.selection());
     }
@@ -373,7 +373,7 @@ fn remux_of_what_is_no_transport_stream_says_so() {
 fn remux_ignores_tables_with_a_wrong_checksum() {
     let good = retable(&clip(), PLAIN, &[]);
     let moved: &[TestProgram<'_>] = &[(1, 0x1000, &[(0x1b, 0x200), (0x0f, 0x201)])];
-    let mut wrong = super::forge::tables(moved, 3);
+    let mut wrong = tables(moved, 3);
     wrong[PACKET + 12] ^= 0xff;
     let cut = good.len() / 2 / PACKET * PACKET;
     let stream = [&good[..cut], &wrong, &good[cut..]].concat();
@@ -386,7 +386,7 @@ fn remux_ignores_tables_with_a_wrong_checksum() {
 #[test]
 fn remux_of_layer_two_is_left_out_by_its_name() {
     // 48 kHz, 192 kb/s: 576 bytes a frame; two frames a packet of sound.
-    let mut stream = forge::tables(&[(1, 0x1000, &[(0x03, 0x101)])], 0);
+    let mut stream = tables(&[(1, 0x1000, &[(0x03, 0x101)])], 0);
     let mut counter = 0u8;
     for number in 0..20u64 {
         let mut frame = vec![0xff, 0xfd, 0xa4, 0];
