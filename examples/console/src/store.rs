@@ -43,13 +43,16 @@ pub(crate) struct Store {
     failure: Mutex<Option<String>>,
 }
 
+/// Row of a flow; `None` if there is none.
+type Row = Option<Vec<u8>>;
+
 #[derive(Debug, Default)]
 struct OpenStore {
     /// `None` after an error of the disk: a database refuses everything from then on, and is opened anew.
     database: Option<Database>,
     /// Rows of flows as they were before changes that could not be stored. Whether such a change is in the file is not
     /// known, so the next write puts these rows back.
-    unsure: BTreeMap<String, Option<Vec<u8>>>,
+    unsure: BTreeMap<String, Row>,
 }
 
 /// Change of the stored flows, as a whole.
@@ -65,7 +68,7 @@ pub(crate) enum Change {
 
 impl Change {
     /// Returns the rows that the change writes; `None` removes one.
-    fn rows(&self) -> Result<Vec<(&str, Option<Vec<u8>>)>, Failure> {
+    fn rows(&self) -> Result<Vec<(&str, Row)>, Failure> {
         Ok(match self {
             Self::Put(name, record) => vec![(name, Some(serde_json::to_vec(record)?))],
             Self::Rename(old, new, record) => vec![(old, None), (new, Some(serde_json::to_vec(record)?))],
@@ -122,7 +125,7 @@ fn is_damage(error: &DatabaseError) -> bool {
 }
 
 /// Writes a row of the flows, or removes it. Returns it as it was.
-fn set_flow(write: &WriteTransaction, name: &str, row: Option<&[u8]>) -> Result<Option<Vec<u8>>, Failure> {
+fn set_flow(write: &WriteTransaction, name: &str, row: Option<&[u8]>) -> Result<Row, Failure> {
     let mut table = write.open_table(FLOWS)?;
     let before = match row {
         Some(row) => table.insert(name, row)?,
