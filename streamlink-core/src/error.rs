@@ -92,16 +92,16 @@ impl Error {
     /// Returns the stable class of this error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Config(_) => ErrorKind::InvalidConfig,
-            Error::Bind { cause, .. } | Error::Io { cause, .. } => match cause.kind() {
+            Self::Config(_) => ErrorKind::InvalidConfig,
+            Self::Bind { cause, .. } | Self::Io { cause, .. } => match cause.kind() {
                 io::ErrorKind::AddrInUse => ErrorKind::AddressInUse,
                 io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
                 _ => ErrorKind::Io,
             },
-            Error::NotFound { .. } => ErrorKind::NotFound,
-            Error::AlreadyExists { .. } | Error::Claimed(_) => ErrorKind::AlreadyExists,
-            Error::Stopped(_) => ErrorKind::Stopped,
-            Error::Runtime(_) | Error::Randomness(_) => ErrorKind::Io,
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::AlreadyExists { .. } | Self::Claimed(_) => ErrorKind::AlreadyExists,
+            Self::Stopped(_) => ErrorKind::Stopped,
+            Self::Runtime(_) | Self::Randomness(_) => ErrorKind::Io,
         }
     }
 }
@@ -283,10 +283,10 @@ pub enum ConfigErrorKind {
 
 impl ConfigErrorKind {
     pub(crate) fn malformed(value: impl fmt::Display, expected: impl Into<String>) -> Self {
-        ConfigErrorKind::Malformed { value: quoted(&value.to_string()), expected: expected.into() }
+        Self::Malformed { value: quoted(&value.to_string()), expected: expected.into() }
     }
 
     pub(crate) fn out_of_range(value: impl fmt::Display, range: impl Into<String>) -> Self {
-        ConfigErrorKind::OutOfRange { value: value.to_string(), range: range.into() }
+        Self::OutOfRange { value: value.to_string(), range: range.into() }
     }
 }

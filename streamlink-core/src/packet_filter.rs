@@ -18,8 +18,8 @@ pub enum FilterLayout {
 impl FilterLayout {
     const fn name(self) -> &'static str {
         match self {
-            FilterLayout::Even => "even",
-            FilterLayout::Staircase => "staircase",
+            Self::Even => "even",
+            Self::Staircase => "staircase",
         }
     }
 }
@@ -40,9 +40,9 @@ pub enum FilterArq {
 impl FilterArq {
     const fn name(self) -> &'static str {
         match self {
-            FilterArq::Never => "never",
-            FilterArq::OnRequest => "onreq",
-            FilterArq::Always => "always",
+            Self::Never => "never",
+            Self::OnRequest => "onreq",
+            Self::Always => "always",
         }
     }
 }

@@ -224,6 +224,9 @@ fn remux_of_hevc_with_gradual_refresh_joined_late_decodes() {
     let announced = find(&[0, 0, 1, 0x4e, 1, 6, 2, 0b0001_1100, 0b1100_0000, 0x80]);
     let first = find(&[0, 0, 1, 0x02, 1]);
     assert!(announced.is_some() && announced < first, "{announced:?} {first:?}");
+    // Nor do those of players that come later: there is one wherever the encoder begins a refresh.
+    let later = bare.windows(7).filter(|window| window[..5] == [0, 0, 1, 0x4e, 1] && window[5..] == [6, 2]).count();
+    assert!(later > 2, "{later}");
 }
 
 #[test]
@@ -261,6 +264,27 @@ fn remux_failover_to_intra_refresh_leaves_no_complaint() {
     let shown = pictures(&got).len();
     let sent = times(&got, "v:0").len();
     assert!(shown + 26 >= sent && sent > 100, "{shown} of {sent}"); // those before the recovery point are not shown
+}
+
+#[test]
+fn remux_failover_to_open_groups_of_hevc_breaks_the_link() {
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b] = ["a.ts", "b.ts"].map(|name| folder.path().join(name));
+    let x265 = "log-level=none:pools=1:keyint=25:min-keyint=25:open-gop=1:bframes=3:repeat-headers=1";
+    let arguments = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", x265];
+    let first = make(PICTURE, SOUND, &arguments, &a);
+    let second = make(&PICTURE.replace("testsrc2", "smptebars"), SOUND, &arguments, &b);
+    // Joined within the first group.
+    let late = second.len() / 4 / 188 * 188;
+    let got = folder.path().join("got.flv");
+    remux_failover(&[&first, &second[late..]], &got);
+    let (pictures, complaints) = hevc(&got);
+    assert!(pictures > 100, "{pictures}");
+    assert_eq!(complaints, "");
+    // The clean random access picture that takes over is one with a broken link, and no other is.
+    let bare = fs::read(got.with_extension("h265")).unwrap();
+    let count = |header: u8| bare.windows(5).filter(|window| **window == [0, 0, 1, header, 1]).count();
+    assert_eq!((count(16 << 1), count(21 << 1) > 1), (1, true));
 }
 
 #[test]

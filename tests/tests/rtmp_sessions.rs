@@ -94,6 +94,31 @@ fn rtmp_refused_publisher_is_told_of_with_its_application() {
     assert_eq!(detail, "asked to publish to studio/…");
 }
 
+#[test]
+fn rtmp_port_of_an_output_tells_of_a_publisher() {
+    let source = Source::rtmp("in", "127.0.0.1:0", "live").key(key("KEY"));
+    let rig = Rig::start(source, vec![Output::rtmp_pull("out", "127.0.0.1:0", "live").key(key("KEY")).into()]);
+    let url = rig.playback();
+    let port = url.split(':').nth(2).and_then(|rest| rest.split('/').next()).unwrap().parse().unwrap();
+    for (port, wanted, answer, told) in [
+        (port, "publish", "NetStream.Publish.BadName", "asked to publish to live/…, and this port has no source"),
+        (
+            rig.input_port(),
+            "play",
+            "NetStream.Play.StreamNotFound",
+            "asked to play live/…, and this port has no output",
+        ),
+    ] {
+        let mut client = Bare::connect("127.0.0.1", port, "live").unwrap();
+        client.ask(wanted, "KEY", answer).unwrap();
+        let detail = rig.event(|event| match event {
+            Event::PeerRefused { reason: RefusalReason::NoSuchStream, detail, .. } => Some(detail.to_string()),
+            _ => None,
+        });
+        assert_eq!(detail, told);
+    }
+}
+
 /// Runs an output to a server that is made by hand.
 fn output_to(url: &str) -> Rig {
     let source = Source::rtmp("in", "127.0.0.1:0", "live").key(key("IN"));

@@ -151,6 +151,38 @@ fn rtsp_player_resumes_live_after_pause() {
     rig.stop();
 }
 
+#[test]
+fn rtsp_port_tells_of_requests_that_it_cannot_serve() {
+    let rig = Rig::start(recorded(), vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").into()]);
+    let announce = |sdp: &str| {
+        let headers = format!("CSeq: 1\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n", sdp.len());
+        format!("ANNOUNCE rtsp://h/PATH RTSP/1.0\r\n{headers}\r\n{sdp}")
+    };
+    let describe = "DESCRIBE rtsp://h/cam/1 RTSP/1.0\r\nCSeq: 1\r\n\r\n".to_owned();
+    for (to_source, request, status, told) in [
+        (true, announce("v=0\r\ns=x\r\n").replace("PATH", "cam/1"), "400", "we refuse its SDP: no media section"),
+        (true, describe, "404", "cam/1 was asked for to play, and this port has no output"),
+        (
+            false,
+            announce(SDP).replace("PATH", "live"),
+            "404",
+            "live was asked for to publish, and this port has no source",
+        ),
+    ] {
+        let mut client = if to_source { Bare::connect(&rig) } else { Bare::play(&rig) };
+        client.0.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        client.0.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer[9..], status.as_bytes());
+        let detail = rig.event(|event| match event {
+            Event::PeerRefused { detail, .. } => Some(detail.to_string()),
+            _ => None,
+        });
+        assert!(detail.starts_with(told), "{detail}");
+    }
+    rig.stop();
+}
+
 /// The ports that the server has named in an answer to SETUP.
 #[test]
 fn rtsp_player_is_answered_when_it_ends_the_session() {

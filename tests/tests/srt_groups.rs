@@ -2,11 +2,15 @@
 
 use std::{
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    AppSource, Applied, EndpointStats, Event, GroupType, Latency, LossReason, Output, OutputEdit, Packet, Source,
-    SourceEdit, State,
+    AppSource, Applied, EndpointStats, Event, GroupType, Latency, LossReason, Output, OutputEdit, Packet, PacketFilter,
+    Source, SourceEdit, State,
 };
 use streamlink_tests::{
     eventually,
@@ -471,6 +475,59 @@ fn srt_group_that_waits_to_retry_calls_an_added_member_at_once() {
     assert_eq!(added, address);
     sender.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
     assert!(since.elapsed() < Duration::from_secs(12), "it has not waited for the delay");
+    sender.stop();
+    receiver.stop();
+}
+
+/// Counts the repair packets of a packet filter that pass a network to its target, or from it.
+fn counting_repairs(target: SocketAddr, forward: bool) -> (Lossy, Arc<AtomicU64>) {
+    let repairs = Arc::new(AtomicU64::new(0));
+    let counter = repairs.clone();
+    let path = Lossy::watched(target, 0, move |is_forward, _, packet| {
+        let is_data = packet.len() > 16 && packet[0] & 0x80 == 0;
+        let message = packet[4..8].iter().fold(0, |word, byte| word << 8 | u32::from(*byte)) & 0x03ff_ffff;
+        counter.fetch_add(u64::from(is_data && is_forward == forward && message == 0), Ordering::Relaxed);
+    });
+    (path, repairs)
+}
+
+#[test]
+fn srt_group_member_that_joins_late_sends_no_repair_packets() {
+    let filter: PacketFilter = "fec,cols:5,rows:5".parse().unwrap();
+    // A group that calls, and one that is called.
+    let listener = Source::srt_listener("in", "127.0.0.1:0").latency(latency());
+    let receiver = Rig::start(listener, vec![Output::srt_listener("pull", "127.0.0.1:0").latency(latency()).into()]);
+    let target = SocketAddr::from(([127, 0, 0, 1], receiver.input_port()));
+    let (one, first_repairs) = counting_repairs(target, true);
+    let (two, late_repairs) = counting_repairs(target, true);
+    let group = Output::srt_caller("out", &one.address.to_string())
+        .nodes([one.address.to_string()])
+        .packet_filter(filter)
+        .latency(latency());
+    let sender = Rig::start(Source::app_datagrams("app"), vec![group.into()]);
+    eventually("the first member", || (members_up(&output(&sender)) >= 1).then_some(()));
+    let app = sender.running.app_source("app").unwrap();
+    feed(&app, 0..200);
+    sender.running.edit_output("out", OutputEdit::new().add_member(two.address.to_string())).unwrap();
+    let number = feed_until(&app, 200, || members_up(&output(&sender)) >= 2);
+    let pull: SocketAddr = receiver.playback().trim_start_matches("srt://").parse().unwrap();
+    let (three, first_pulled) = counting_repairs(pull, false);
+    let (four, late_pulled) = counting_repairs(pull, false);
+    let source_of_group = Source::srt_caller("in", &three.address.to_string())
+        .nodes([four.address.to_string()])
+        .packet_filter(filter)
+        .latency(latency());
+    let player = Rig::start(source_of_group, vec![]);
+    let number = feed_until(&app, number, || members_up(&source(&player)) == 2);
+    feed(&app, number..number + 300);
+    eventually("everything", || (source(&receiver).packets >= u64::from(number) + 299).then_some(()));
+    assert_eq!((source(&receiver).lost, source(&player).lost), (0, 0));
+    let count = |repairs: &AtomicU64| repairs.load(Ordering::Relaxed);
+    assert!(count(&first_repairs) > 100, "{}", count(&first_repairs));
+    assert_eq!(count(&late_repairs), 0);
+    let pulled = [count(&first_pulled), count(&late_pulled)];
+    assert!(pulled.iter().any(|repairs| *repairs > 50) && pulled.contains(&0), "{pulled:?}");
+    player.stop();
     sender.stop();
     receiver.stop();
 }

@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for Members {
 impl Members {
     /// Reads the object of a request. Hidden values, as they are shown, are refused: they would replace the secrets.
     pub(crate) fn read(body: &[u8]) -> Result<Map<String, Value>, Problem> {
-        let Members(members) = serde_json::from_slice(body).map_err(|error| {
+        let Self(members) = serde_json::from_slice(body).map_err(|error| {
             // The text of the error is about the form, and holds nothing of what was sent.
             Problem::malformed(format!("the body is not the JSON object that is expected: {}", place(&error)))
         })?;

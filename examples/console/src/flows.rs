@@ -429,10 +429,7 @@ fn check_name(name: &str) -> Result<(), Problem> {
 /// Returns the problem of an error of the engine, with the field of an address that cannot be used.
 fn located(error: &Error, document: &Value, prefix: &str) -> Problem {
     let problem = Problem::engine(error, prefix);
-    let endpoint = match error {
-        Error::Bind { endpoint, .. } | Error::Io { endpoint, .. } => endpoint,
-        _ => return problem,
-    };
+    let (Error::Bind { endpoint, .. } | Error::Io { endpoint, .. }) = error else { return problem };
     for direction in [Direction::Source, Direction::Output] {
         for (at, value) in endpoints(document, direction).iter().enumerate() {
             if *endpoint != format!("{} `{}`", direction.noun(), name_of(value)) {

@@ -19,11 +19,11 @@ const FILE: &str = "console.redb";
 /// Version of the form of what is stored.
 const VERSION: u64 = 1;
 
-const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
+const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 /// Flows by their names, as JSON.
-const FLOWS: TableDefinition<&str, &[u8]> = TableDefinition::new("flows");
+const FLOWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("flows");
 /// Events by their numbers, as JSON.
-const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
+const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 
 /// Flow as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,17 +43,17 @@ pub(crate) struct Store {
     failure: Mutex<Option<String>>,
 }
 
-/// Row of a flow; `None` if there is none.
-type Row = Option<Vec<u8>>;
-
 #[derive(Debug, Default)]
 struct OpenStore {
     /// `None` after an error of the disk: a database refuses everything from then on, and is opened anew.
     database: Option<Database>,
     /// Rows of flows as they were before changes that could not be stored. Whether such a change is in the file is not
     /// known, so the next write puts these rows back.
-    unsure: BTreeMap<String, Row>,
+    unsure: BTreeMap<String, Option<Vec<u8>>>,
 }
+
+/// Name of a flow, and what is stored of it; `None` removes it.
+type Row<'a> = (&'a str, Option<Vec<u8>>);
 
 /// Change of the stored flows, as a whole.
 #[derive(Debug)]
@@ -67,8 +67,8 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    /// Returns the rows that the change writes; `None` removes one.
-    fn rows(&self) -> Result<Vec<(&str, Row)>, Failure> {
+    /// Returns the rows that the change writes.
+    fn rows(&self) -> Result<Vec<Row<'_>>, Failure> {
         Ok(match self {
             Self::Put(name, record) => vec![(name, Some(serde_json::to_vec(record)?))],
             Self::Rename(old, new, record) => vec![(old, None), (new, Some(serde_json::to_vec(record)?))],
@@ -125,7 +125,7 @@ fn is_damage(error: &DatabaseError) -> bool {
 }
 
 /// Writes a row of the flows, or removes it. Returns it as it was.
-fn set_flow(write: &WriteTransaction, name: &str, row: Option<&[u8]>) -> Result<Row, Failure> {
+fn set_flow(write: &WriteTransaction, name: &str, row: Option<&[u8]>) -> Result<Option<Vec<u8>>, Failure> {
     let mut table = write.open_table(FLOWS)?;
     let before = match row {
         Some(row) => table.insert(name, row)?,

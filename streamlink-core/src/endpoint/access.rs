@@ -134,8 +134,8 @@ impl AccessHook {
     /// Maximum number of concurrent questions, for each port.
     pub(super) fn concurrency(&self) -> usize {
         match self {
-            AccessHook::Blocking(_) => MAX_BLOCKING,
-            AccessHook::Later(_) => MAX_LATER,
+            Self::Blocking(_) => MAX_BLOCKING,
+            Self::Later(_) => MAX_LATER,
         }
     }
 
@@ -146,7 +146,7 @@ impl AccessHook {
     /// runs any more.
     pub(super) fn ask(&self, request: AccessRequest, held: impl Send + 'static) -> BoxFuture<'static, HookAnswer> {
         match self {
-            AccessHook::Blocking(hook) => {
+            Self::Blocking(hook) => {
                 let hook = hook.clone();
                 Box::pin(async move {
                     let call = tokio::task::spawn_blocking(move || {
@@ -157,7 +157,7 @@ impl AccessHook {
                     call.await.map_or(Err(UNANSWERED), answer)
                 })
             }
-            AccessHook::Later(hook) => {
+            Self::Later(hook) => {
                 let hook = hook.clone();
                 Box::pin(async move {
                     let task = AbortOnDropHandle::new(tokio::spawn(lock::task(async move {

@@ -38,8 +38,8 @@ pub(super) enum Outcome {
 impl From<End> for Outcome {
     fn from(end: End) -> Self {
         match end {
-            End::Stopped => Outcome::Stopped,
-            End::Lost(reason) => Outcome::Lost(reason),
+            End::Stopped => Self::Stopped,
+            End::Lost(reason) => Self::Lost(reason),
         }
     }
 }

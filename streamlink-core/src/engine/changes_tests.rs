@@ -278,7 +278,7 @@ fn callers_try_every_address_of_a_name() {
                 }
             };
             let peer = tokio::time::timeout(PATIENCE, connected).await.unwrap();
-            assert_eq!(peer.ip(), std::net::IpAddr::from([127, 0, 0, 1]), "{name}");
+            assert_eq!(peer.ip(), IpAddr::from([127, 0, 0, 1]), "{name}");
             assert_eq!(running.stats().outputs[0].peer, Some(peer));
             running.stop().await;
             assert_eq!(running.stats().outputs[0].state, State::Idle);

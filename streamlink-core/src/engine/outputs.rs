@@ -72,18 +72,18 @@ impl OutputEnd {
     /// packets. A tap is closed there, too, because closing it wakes the host.
     pub(super) fn begin(self) -> Ending {
         match self {
-            OutputEnd::Sinks(sinks) => Ending::Sinks(sinks),
-            OutputEnd::Tap(tap) => Ending::Tap(tap.closer),
-            OutputEnd::Task { stop, task } => {
+            Self::Sinks(sinks) => Ending::Sinks(sinks),
+            Self::Tap(tap) => Ending::Tap(tap.closer),
+            Self::Task { stop, task } => {
                 stop.cancel();
                 Ending::Task(task)
             }
-            OutputEnd::Listener(entry) => {
+            Self::Listener(entry) => {
                 let removal = entry.remove();
                 Ending::Listener(entry, removal)
             }
-            OutputEnd::Remote(remote) => Ending::Remote(remote.remove()),
-            OutputEnd::Disabled => Ending::Disabled,
+            Self::Remote(remote) => Ending::Remote(remote.remove()),
+            Self::Disabled => Ending::Disabled,
         }
     }
 }

@@ -101,7 +101,7 @@ async fn send(ring: Arc<Ring>, name: String, stop: CancellationToken) {
 impl SourceDriver for Memory {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
         assert!(!opening.is_merged);
-        Ok(Box::new(Memory))
+        Ok(Box::new(Self))
     }
 }
 

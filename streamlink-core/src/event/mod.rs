@@ -371,88 +371,88 @@ fn when(delay: Duration, attempts: u32) -> String {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::FlowStarted => f.write_str("the flow has started"),
-            Event::FlowStopped => f.write_str("the flow has stopped"),
-            Event::SourceConnected { source, peer } => write!(f, "source `{source}` connected{}", at(peer)),
-            Event::SourceLost { source, peer, reason } => write!(f, "source `{source}`{} lost: {reason}", at(peer)),
-            Event::SourceRetrying { source, attempt, delay, reason } => {
+            Self::FlowStarted => f.write_str("the flow has started"),
+            Self::FlowStopped => f.write_str("the flow has stopped"),
+            Self::SourceConnected { source, peer } => write!(f, "source `{source}` connected{}", at(peer)),
+            Self::SourceLost { source, peer, reason } => write!(f, "source `{source}`{} lost: {reason}", at(peer)),
+            Self::SourceRetrying { source, attempt, delay, reason } => {
                 write!(f, "source `{source}` retries {}: {reason}", when(*delay, *attempt))
             }
-            Event::Switched { from, to, gap } => {
+            Self::Switched { from, to, gap } => {
                 write!(f, "switched from source `{from}` to `{to}`, gap {} ms", gap.as_millis())
             }
-            Event::OutputConnected { output, peer } => write!(f, "output `{output}` connected{}", at(peer)),
-            Event::OutputLost { output, peer, reason } => write!(f, "output `{output}`{} lost: {reason}", at(peer)),
-            Event::OutputRetrying { output, attempt, delay, reason } => {
+            Self::OutputConnected { output, peer } => write!(f, "output `{output}` connected{}", at(peer)),
+            Self::OutputLost { output, peer, reason } => write!(f, "output `{output}`{} lost: {reason}", at(peer)),
+            Self::OutputRetrying { output, attempt, delay, reason } => {
                 write!(f, "output `{output}` retries {}: {reason}", when(*delay, *attempt))
             }
-            Event::PeerRefused { endpoint, peer, reason, detail, count } => {
+            Self::PeerRefused { endpoint, peer, reason, detail, count } => {
                 let detail = if detail.is_empty() { String::new() } else { format!(", {detail}") };
                 write!(f, "`{endpoint}` refused {peer}: {reason}{detail} ({})", counted(*count, "time"))
             }
-            Event::BandwidthExceeded { source, packets } => {
+            Self::BandwidthExceeded { source, packets } => {
                 write!(f, "source `{source}` exceeds the maximum bandwidth: {}", counted(*packets, "packet"))
             }
-            Event::OutputLagging { output, dropped } => {
+            Self::OutputLagging { output, dropped } => {
                 write!(f, "output `{output}` does not keep up: {} dropped so far", counted(*dropped, "packet"))
             }
-            Event::OutputOversized { output, packets, limit } => {
+            Self::OutputOversized { output, packets, limit } => {
                 let packets = counted(*packets, "packet");
                 write!(f, "output `{output}` left out {packets} larger than its payload size of {limit} bytes")
             }
-            Event::MediaDescribed { source, description } => write!(f, "source `{source}` carries {description}"),
-            Event::TransportError { source, check, count } => {
+            Self::MediaDescribed { source, description } => write!(f, "source `{source}` carries {description}"),
+            Self::TransportError { source, check, count } => {
                 write!(f, "source `{source}`: MPEG-TS {check} ({})", counted(*count, "time"))
             }
-            Event::SendersCollide { source, peer } => {
+            Self::SendersCollide { source, peer } => {
                 write!(f, "source `{source}`: two senders with the same SSRC")?;
                 peer.map_or(Ok(()), |peer| write!(f, " (the last packet is from {peer})"))
             }
-            Event::GapGivenUp { source, packets } => {
+            Self::GapGivenUp { source, packets } => {
                 write!(f, "source `{source}`: {} given up early, as too many follow", counted(*packets, "packet"))
             }
-            Event::MergeWindowMissed { source, packets, window } => {
+            Self::MergeWindowMissed { source, packets, window } => {
                 let packets = counted(*packets, "packet");
                 write!(f, "source `{source}`: {packets} came after the merge window of {} ms", window.as_millis())
             }
-            Event::MemberConnected { source, peer } => write!(f, "source `{source}`: group member {peer} connected"),
-            Event::MemberLost { source, peer, reason } => {
+            Self::MemberConnected { source, peer } => write!(f, "source `{source}`: group member {peer} connected"),
+            Self::MemberLost { source, peer, reason } => {
                 write!(f, "source `{source}`: group member {peer} lost: {reason}")
             }
-            Event::MemberAdded { endpoint, address } => write!(f, "`{endpoint}`: group member {address} added"),
-            Event::MemberRemoved { endpoint, address } => write!(f, "`{endpoint}`: group member {address} removed"),
-            Event::TimestampsAhead { source, packets } => {
+            Self::MemberAdded { endpoint, address } => write!(f, "`{endpoint}`: group member {address} added"),
+            Self::MemberRemoved { endpoint, address } => write!(f, "`{endpoint}`: group member {address} removed"),
+            Self::TimestampsAhead { source, packets } => {
                 write!(f, "source `{source}`: timestamps of {} far ahead of its clock", counted(*packets, "packet"))
             }
-            Event::Remuxed { carried, left_out } if carried.is_empty() => {
+            Self::Remuxed { carried, left_out } if carried.is_empty() => {
                 write!(f, "no elementary stream can be carried over RTMP: {left_out}")
             }
-            Event::Remuxed { carried, left_out } if left_out.is_empty() => write!(f, "RTMP carries {carried}"),
-            Event::Remuxed { carried, left_out } => write!(f, "RTMP carries {carried}; left out: {left_out}"),
-            Event::UnexpectedPayload { endpoint, problem, packets } => {
+            Self::Remuxed { carried, left_out } if left_out.is_empty() => write!(f, "RTMP carries {carried}"),
+            Self::Remuxed { carried, left_out } => write!(f, "RTMP carries {carried}; left out: {left_out}"),
+            Self::UnexpectedPayload { endpoint, problem, packets } => {
                 write!(f, "`{endpoint}`: payload is {problem} ({})", counted(*packets, "packet"))
             }
-            Event::CallsOwnAddress { endpoint, address } => write!(
+            Self::CallsOwnAddress { endpoint, address } => write!(
                 f,
                 "`{endpoint}` calls out to {address}, an address of this machine, and does not listen there; add \
                  `mode=listener` to its URL to listen, or `mode=caller` if it is to call"
             ),
-            Event::RegionWaiting { region, outputs, reason } => {
+            Self::RegionWaiting { region, outputs, reason } => {
                 let wait = if *outputs == 1 { "waits" } else { "wait" };
                 let reason = reason.text_within_region(region);
                 write!(f, "{} {wait} for region `{region}`: {reason}", counted(*outputs, "output"))
             }
-            Event::RegionRetrying { region, attempt, delay, reason } => {
+            Self::RegionRetrying { region, attempt, delay, reason } => {
                 let reason = reason.text_within_region(region);
                 write!(f, "the link to region `{region}` retries {}: {reason}", when(*delay, *attempt))
             }
-            Event::RegionLagging { region, dropped } => {
+            Self::RegionLagging { region, dropped } => {
                 let dropped = counted(*dropped, "packet");
                 write!(f, "the link to region `{region}` does not keep up: {dropped} dropped so far")
             }
-            Event::RegionLegConnected { region, leg } => write!(f, "leg {leg} to region `{region}` connected"),
-            Event::RegionLegLost { region, leg, reason } => write!(f, "leg {leg} to region `{region}` lost: {reason}"),
-            Event::RegionLegLossy { region, leg, basis_points, round_trip } => {
+            Self::RegionLegConnected { region, leg } => write!(f, "leg {leg} to region `{region}` connected"),
+            Self::RegionLegLost { region, leg, reason } => write!(f, "leg {leg} to region `{region}` lost: {reason}"),
+            Self::RegionLegLossy { region, leg, basis_points, round_trip } => {
                 let percent = f64::from(*basis_points) / 100.0;
                 write!(f, "leg {leg} to region `{region}` loses {percent:.2} % of its packets")?;
                 if !round_trip.is_zero() {
@@ -460,8 +460,8 @@ impl fmt::Display for Event {
                 }
                 f.write_str(", more than QUIC makes up for: its media is better carried over SRT")
             }
-            Event::RegionNotice { region, text } => write!(f, "region `{region}`: {text}"),
-            Event::Missed { count } => write!(f, "{} missed", counted(*count, "event")),
+            Self::RegionNotice { region, text } => write!(f, "region `{region}`: {text}"),
+            Self::Missed { count } => write!(f, "{} missed", counted(*count, "event")),
         }
     }
 }

@@ -75,7 +75,7 @@ pub(crate) trait Queued: Clone {
 
 impl Queued for Event {
     fn missed(count: u64) -> Self {
-        Event::Missed { count }
+        Self::Missed { count }
     }
 }
 

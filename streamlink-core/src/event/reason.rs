@@ -52,13 +52,13 @@ pub enum LossReason {
 impl LossReason {
     /// Returns a wait for a region, by the region's name and the reason.
     pub(crate) fn waiting_for_region(region: &str, reason: impl fmt::Display) -> Self {
-        LossReason::WaitingForRegion(PeerText::new(format!("`{region}`: {reason}")))
+        Self::WaitingForRegion(PeerText::new(format!("`{region}`: {reason}")))
     }
 
     /// Returns the text of this reason for a sentence that has named the region: it does not name it again.
     pub(crate) fn text_within_region(&self, region: &str) -> String {
         match self {
-            LossReason::WaitingForRegion(text) => text_after_region(text, region).to_owned(),
+            Self::WaitingForRegion(text) => text_after_region(text, region).to_owned(),
             reason => reason.to_string(),
         }
     }
@@ -66,7 +66,7 @@ impl LossReason {
     /// Returns a reason that the link of a region gives. A wait names the region once, whether the link names it or not.
     pub(crate) fn of_region_link(self, region: &str) -> Self {
         match &self {
-            LossReason::WaitingForRegion(_) => Self::waiting_for_region(region, self.text_within_region(region)),
+            Self::WaitingForRegion(_) => Self::waiting_for_region(region, self.text_within_region(region)),
             _ => self,
         }
     }
@@ -74,24 +74,24 @@ impl LossReason {
     /// Returns the stable name of the class of this reason, for metrics: lower case, with underscores.
     pub fn kind(&self) -> &'static str {
         match self {
-            LossReason::Idle => "idle",
-            LossReason::BandwidthExceeded => "bandwidth_exceeded",
-            LossReason::NoLongerAllowed => "no_longer_allowed",
-            LossReason::Kicked => "kicked",
-            LossReason::Closed => "closed",
-            LossReason::Rejected(_) => "rejected",
-            LossReason::Unauthorized(_) => "unauthorized",
-            LossReason::Untrusted(_) => "untrusted",
-            LossReason::OtherWay(_) => "other_way",
-            LossReason::TakenOver => "taken_over",
-            LossReason::Unreachable(_) => "unreachable",
-            LossReason::TimedOut => "timed_out",
-            LossReason::Protocol(_) => "protocol",
-            LossReason::TooSlow => "too_slow",
-            LossReason::Unacknowledged => "unacknowledged",
-            LossReason::WaitingForRegion(_) => "waiting_for_region",
-            LossReason::Internal(_) => "internal",
-            LossReason::Io(_) => "io",
+            Self::Idle => "idle",
+            Self::BandwidthExceeded => "bandwidth_exceeded",
+            Self::NoLongerAllowed => "no_longer_allowed",
+            Self::Kicked => "kicked",
+            Self::Closed => "closed",
+            Self::Rejected(_) => "rejected",
+            Self::Unauthorized(_) => "unauthorized",
+            Self::Untrusted(_) => "untrusted",
+            Self::OtherWay(_) => "other_way",
+            Self::TakenOver => "taken_over",
+            Self::Unreachable(_) => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Protocol(_) => "protocol",
+            Self::TooSlow => "too_slow",
+            Self::Unacknowledged => "unacknowledged",
+            Self::WaitingForRegion(_) => "waiting_for_region",
+            Self::Internal(_) => "internal",
+            Self::Io(_) => "io",
         }
     }
 }
@@ -106,24 +106,24 @@ fn text_after_region<'a>(text: &'a str, region: &str) -> &'a str {
 impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LossReason::Idle => f.write_str("no media for the idle timeout"),
-            LossReason::BandwidthExceeded => f.write_str("maximum bandwidth exceeded"),
-            LossReason::NoLongerAllowed => f.write_str("no longer on the allowlist"),
-            LossReason::Kicked => f.write_str("cut off by the host"),
-            LossReason::Closed => f.write_str("closed by the peer"),
-            LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
-            LossReason::Unauthorized(what) => write!(f, "user, password or passphrase refused by the peer: {what}"),
-            LossReason::Untrusted(what) => write!(f, "the peer is not trusted: {what}"),
-            LossReason::OtherWay(what) => what.fmt(f),
-            LossReason::TakenOver => f.write_str("another publisher has taken over"),
-            LossReason::Unreachable(tried) => write!(f, "cannot connect to {tried}"),
-            LossReason::TimedOut => f.write_str("no answer from the peer in time"),
-            LossReason::Protocol(what) => write!(f, "protocol error of the peer: {what}"),
-            LossReason::TooSlow => f.write_str("the peer does not keep up"),
-            LossReason::Unacknowledged => f.write_str("nothing acknowledged for the idle timeout"),
-            LossReason::WaitingForRegion(what) => write!(f, "waiting for region {what}"),
-            LossReason::Internal(what) => write!(f, "internal error: {what}"),
-            LossReason::Io(text) => text.fmt(f),
+            Self::Idle => f.write_str("no media for the idle timeout"),
+            Self::BandwidthExceeded => f.write_str("maximum bandwidth exceeded"),
+            Self::NoLongerAllowed => f.write_str("no longer on the allowlist"),
+            Self::Kicked => f.write_str("cut off by the host"),
+            Self::Closed => f.write_str("closed by the peer"),
+            Self::Rejected(what) => write!(f, "refused by the peer: {what}"),
+            Self::Unauthorized(what) => write!(f, "user, password or passphrase refused by the peer: {what}"),
+            Self::Untrusted(what) => write!(f, "the peer is not trusted: {what}"),
+            Self::OtherWay(what) => what.fmt(f),
+            Self::TakenOver => f.write_str("another publisher has taken over"),
+            Self::Unreachable(tried) => write!(f, "cannot connect to {tried}"),
+            Self::TimedOut => f.write_str("no answer from the peer in time"),
+            Self::Protocol(what) => write!(f, "protocol error of the peer: {what}"),
+            Self::TooSlow => f.write_str("the peer does not keep up"),
+            Self::Unacknowledged => f.write_str("nothing acknowledged for the idle timeout"),
+            Self::WaitingForRegion(what) => write!(f, "waiting for region {what}"),
+            Self::Internal(what) => write!(f, "internal error: {what}"),
+            Self::Io(text) => text.fmt(f),
         }
     }
 }
@@ -219,23 +219,23 @@ impl RefusalReason {
     /// Returns the stable name of the class of this reason, for metrics: `refused_`, then lower case with underscores.
     pub fn kind(&self) -> &'static str {
         match self {
-            RefusalReason::NotAllowed => "refused_not_allowed",
-            RefusalReason::TooManyPeers => "refused_too_many_peers",
-            RefusalReason::TooManyFromAddress => "refused_too_many_from_address",
-            RefusalReason::TooManyAttempts => "refused_too_many_attempts",
-            RefusalReason::OutOfDescriptors => "refused_out_of_descriptors",
-            RefusalReason::WrongPassphrase => "refused_wrong_passphrase",
-            RefusalReason::WrongPassword => "refused_wrong_password",
-            RefusalReason::EncryptionMismatch => "refused_encryption_mismatch",
-            RefusalReason::NoSuchStream => "refused_no_such_stream",
-            RefusalReason::NotPublished => "refused_not_published",
-            RefusalReason::InUse => "refused_in_use",
-            RefusalReason::Incompatible => "refused_incompatible",
-            RefusalReason::OtherAddress => "refused_other_address",
-            RefusalReason::RawTransportStream => "refused_raw_transport_stream",
-            RefusalReason::RistProfile => "refused_rist_profile",
-            RefusalReason::TimedOut => "refused_timed_out",
-            RefusalReason::ByHost => "refused_by_host",
+            Self::NotAllowed => "refused_not_allowed",
+            Self::TooManyPeers => "refused_too_many_peers",
+            Self::TooManyFromAddress => "refused_too_many_from_address",
+            Self::TooManyAttempts => "refused_too_many_attempts",
+            Self::OutOfDescriptors => "refused_out_of_descriptors",
+            Self::WrongPassphrase => "refused_wrong_passphrase",
+            Self::WrongPassword => "refused_wrong_password",
+            Self::EncryptionMismatch => "refused_encryption_mismatch",
+            Self::NoSuchStream => "refused_no_such_stream",
+            Self::NotPublished => "refused_not_published",
+            Self::InUse => "refused_in_use",
+            Self::Incompatible => "refused_incompatible",
+            Self::OtherAddress => "refused_other_address",
+            Self::RawTransportStream => "refused_raw_transport_stream",
+            Self::RistProfile => "refused_rist_profile",
+            Self::TimedOut => "refused_timed_out",
+            Self::ByHost => "refused_by_host",
         }
     }
 }
@@ -243,27 +243,27 @@ impl RefusalReason {
 impl fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            RefusalReason::NotAllowed => "not on the allowlist",
-            RefusalReason::TooManyPeers => "too many peers",
-            RefusalReason::TooManyFromAddress => "too many connections of its address",
-            RefusalReason::TooManyAttempts => "too many attempts of its address",
-            RefusalReason::OutOfDescriptors => "no file descriptors or ports left",
-            RefusalReason::WrongPassphrase => "wrong passphrase",
-            RefusalReason::WrongPassword => "wrong password",
-            RefusalReason::EncryptionMismatch => "one end is encrypted and the other is not",
-            RefusalReason::NoSuchStream => "no such stream",
-            RefusalReason::NotPublished => "no publisher yet",
-            RefusalReason::InUse => "another publisher is connected",
-            RefusalReason::Incompatible => "incompatible",
-            RefusalReason::OtherAddress => "media from another address, port or channel than was agreed on",
-            RefusalReason::RawTransportStream => {
+            Self::NotAllowed => "not on the allowlist",
+            Self::TooManyPeers => "too many peers",
+            Self::TooManyFromAddress => "too many connections of its address",
+            Self::TooManyAttempts => "too many attempts of its address",
+            Self::OutOfDescriptors => "no file descriptors or ports left",
+            Self::WrongPassphrase => "wrong passphrase",
+            Self::WrongPassword => "wrong password",
+            Self::EncryptionMismatch => "one end is encrypted and the other is not",
+            Self::NoSuchStream => "no such stream",
+            Self::NotPublished => "no publisher yet",
+            Self::InUse => "another publisher is connected",
+            Self::Incompatible => "incompatible",
+            Self::OtherAddress => "media from another address, port or channel than was agreed on",
+            Self::RawTransportStream => {
                 "MPEG-TS without RTP headers; the sender has to wrap it into RTP, or the source's URL to begin with `udp://`"
             }
-            RefusalReason::RistProfile => {
+            Self::RistProfile => {
                 "RIST of the main or advanced profile; the sender has to use the simple profile, without encryption"
             }
-            RefusalReason::TimedOut => "no request in time",
-            RefusalReason::ByHost => "refused by the host",
+            Self::TimedOut => "no request in time",
+            Self::ByHost => "refused by the host",
         })
     }
 }

@@ -203,21 +203,21 @@ impl FromStr for Interface {
     type Err = ConfigErrorKind;
     fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         if let Ok(address) = s.parse() {
-            return Ok(Interface::Address(address));
+            return Ok(Self::Address(address));
         }
         let good = (1..=15).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
         if !good {
             return Err(ConfigErrorKind::malformed(s, "an interface name or address"));
         }
-        Ok(Interface::Name(s.to_owned()))
+        Ok(Self::Name(s.to_owned()))
     }
 }
 
 impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Interface::Name(name) => f.write_str(name),
-            Interface::Address(address) => address.fmt(f),
+            Self::Name(name) => f.write_str(name),
+            Self::Address(address) => address.fmt(f),
         }
     }
 }

@@ -66,7 +66,7 @@ impl Flow {
     /// # Errors
     /// One error without a path if the text is not JSON; otherwise every error, each with the path of its field and its
     /// line and column. None repeats a secret.
-    pub fn from_json(json: &str) -> Result<Flow, ConfigErrors> {
+    pub fn from_json(json: &str) -> Result<Self, ConfigErrors> {
         let node = serde_json::from_str(json).map_err(|error| no_json(&error))?;
         read_flow(node).map_err(|errors| {
             let positions = Positions::new(json);
@@ -79,9 +79,9 @@ impl Flow {
     /// # Errors
     /// As [`Flow::from_json`], for all flows of the list: the paths begin with the number of the flow, as in
     /// `[1].sources[0].url`. Flows of one list differ in their names, and listen at addresses and keys of their own.
-    pub fn list_from_json(json: &str) -> Result<Vec<Flow>, ConfigErrors> {
+    pub fn list_from_json(json: &str) -> Result<Vec<Self>, ConfigErrors> {
         let node = serde_json::from_str(json).map_err(|error| no_json(&error))?;
-        let Node::List(nodes) = node else { return Flow::from_json(json).map(|flow| vec![flow]) };
+        let Node::List(nodes) = node else { return Self::from_json(json).map(|flow| vec![flow]) };
         read_flows(nodes).map_err(|errors| {
             let positions = Positions::new(json);
             errors.at(|path| positions.of(path))

@@ -178,7 +178,7 @@ impl Output {
     /// assert_eq!(output.protocol(), OutputProtocol::Srt);
     /// assert_eq!(output.to_url(), "srt://0.0.0.0:9001?max_players=4");
     /// ```
-    pub fn from_url(name: impl Into<String>, url: &str) -> Output {
+    pub fn from_url(name: impl Into<String>, url: &str) -> Self {
         super::url::output(Common::new(name), url, Vec::new())
     }
 
@@ -274,17 +274,17 @@ macro_rules! group {
 impl Fields for OutputKind {
     fn scope(&self) -> SettingScope {
         match self {
-            OutputKind::RtmpRelay(_) => SettingScope::RtmpOutput,
-            OutputKind::RtmpPush(_) => SettingScope::RtmpPushOutput,
-            OutputKind::RtmpPlay(_) => SettingScope::RtmpPullOutput,
-            OutputKind::SrtListener(_) => SettingScope::SrtListenerOutput,
-            OutputKind::SrtCaller(_) => SettingScope::SrtCallerOutput,
-            OutputKind::Rtp(_) => SettingScope::RtpOutput,
-            OutputKind::Udp(_) => SettingScope::UdpOutput,
-            OutputKind::Rist(_) => SettingScope::RistOutput,
-            OutputKind::RtspListener(_) => SettingScope::RtspListenerOutput,
-            OutputKind::RtspCaller(_) => SettingScope::RtspCallerOutput,
-            OutputKind::Tap(_) => SettingScope::TapOutput,
+            Self::RtmpRelay(_) => SettingScope::RtmpOutput,
+            Self::RtmpPush(_) => SettingScope::RtmpPushOutput,
+            Self::RtmpPlay(_) => SettingScope::RtmpPullOutput,
+            Self::SrtListener(_) => SettingScope::SrtListenerOutput,
+            Self::SrtCaller(_) => SettingScope::SrtCallerOutput,
+            Self::Rtp(_) => SettingScope::RtpOutput,
+            Self::Udp(_) => SettingScope::UdpOutput,
+            Self::Rist(_) => SettingScope::RistOutput,
+            Self::RtspListener(_) => SettingScope::RtspListenerOutput,
+            Self::RtspCaller(_) => SettingScope::RtspCallerOutput,
+            Self::Tap(_) => SettingScope::TapOutput,
         }
     }
 
@@ -304,9 +304,9 @@ impl Fields for OutputKind {
 
     fn local(&mut self) -> Option<&mut LocalEnd> {
         match self {
-            OutputKind::Rtp(s) => Some(&mut s.udp.local),
-            OutputKind::Udp(s) => Some(&mut s.local),
-            OutputKind::Rist(s) => Some(&mut s.udp.local),
+            Self::Rtp(s) => Some(&mut s.udp.local),
+            Self::Udp(s) => Some(&mut s.local),
+            Self::Rist(s) => Some(&mut s.udp.local),
             _ => self.call().map(|call| &mut call.local),
         }
     }

@@ -25,6 +25,7 @@ pub mod family {
     }
 
     mod sealed {
+        #[expect(unnameable_types, reason = "nobody else is to implement it")]
         pub trait Sealed {}
     }
 
@@ -96,28 +97,28 @@ impl InputProtocol {
     /// Returns the name, as in `RTMP_PULL` or `RTP app`.
     pub const fn name(self) -> &'static str {
         match self {
-            InputProtocol::Rtmp => "RTMP",
-            InputProtocol::RtmpPull => "RTMP_PULL",
-            InputProtocol::Srt => "SRT",
-            InputProtocol::Rtp => "RTP",
-            InputProtocol::Udp => "UDP",
-            InputProtocol::Rist => "RIST",
-            InputProtocol::Rtsp => "RTSP",
-            InputProtocol::App(MediaFamily::Datagrams) => "Datagrams app",
-            InputProtocol::App(MediaFamily::Rtp) => "RTP app",
-            InputProtocol::App(MediaFamily::Rtmp) => "RTMP app",
-            InputProtocol::App(MediaFamily::Rtsp) => "RTSP app",
+            Self::Rtmp => "RTMP",
+            Self::RtmpPull => "RTMP_PULL",
+            Self::Srt => "SRT",
+            Self::Rtp => "RTP",
+            Self::Udp => "UDP",
+            Self::Rist => "RIST",
+            Self::Rtsp => "RTSP",
+            Self::App(MediaFamily::Datagrams) => "Datagrams app",
+            Self::App(MediaFamily::Rtp) => "RTP app",
+            Self::App(MediaFamily::Rtmp) => "RTMP app",
+            Self::App(MediaFamily::Rtsp) => "RTSP app",
         }
     }
 
     /// Returns the media family that this protocol carries.
     pub const fn family(self) -> MediaFamily {
         match self {
-            InputProtocol::Rtmp | InputProtocol::RtmpPull => MediaFamily::Rtmp,
-            InputProtocol::Srt => MediaFamily::Datagrams,
-            InputProtocol::Rtp | InputProtocol::Udp | InputProtocol::Rist => MediaFamily::Rtp,
-            InputProtocol::Rtsp => MediaFamily::Rtsp,
-            InputProtocol::App(family) => family,
+            Self::Rtmp | Self::RtmpPull => MediaFamily::Rtmp,
+            Self::Srt => MediaFamily::Datagrams,
+            Self::Rtp | Self::Udp | Self::Rist => MediaFamily::Rtp,
+            Self::Rtsp => MediaFamily::Rtsp,
+            Self::App(family) => family,
         }
     }
 
@@ -174,15 +175,15 @@ impl OutputProtocol {
     /// Returns the name, as in `RTMP_PUSH`.
     pub const fn name(self) -> &'static str {
         match self {
-            OutputProtocol::Rtmp => "RTMP",
-            OutputProtocol::RtmpPush => "RTMP_PUSH",
-            OutputProtocol::RtmpPull => "RTMP_PULL",
-            OutputProtocol::Srt => "SRT",
-            OutputProtocol::Rtp => "RTP",
-            OutputProtocol::Udp => "UDP",
-            OutputProtocol::Rist => "RIST",
-            OutputProtocol::Rtsp => "RTSP",
-            OutputProtocol::Tap => "tap",
+            Self::Rtmp => "RTMP",
+            Self::RtmpPush => "RTMP_PUSH",
+            Self::RtmpPull => "RTMP_PULL",
+            Self::Srt => "SRT",
+            Self::Rtp => "RTP",
+            Self::Udp => "UDP",
+            Self::Rist => "RIST",
+            Self::Rtsp => "RTSP",
+            Self::Tap => "tap",
         }
     }
 }

@@ -215,8 +215,8 @@ impl FromStr for Rewrite {
     type Err = ConfigErrorKind;
     fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         match s {
-            "preserve" => Ok(Rewrite::Preserve),
-            "random" => Ok(Rewrite::Random),
+            "preserve" => Ok(Self::Preserve),
+            "random" => Ok(Self::Random),
             _ => number(s, 0..=u32::MAX, "an SSRC").map(Rewrite::Ssrc),
         }
     }
@@ -225,9 +225,9 @@ impl FromStr for Rewrite {
 impl fmt::Display for Rewrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Rewrite::Preserve => f.write_str("preserve"),
-            Rewrite::Random => f.write_str("random"),
-            Rewrite::Ssrc(ssrc) => ssrc.fmt(f),
+            Self::Preserve => f.write_str("preserve"),
+            Self::Random => f.write_str("random"),
+            Self::Ssrc(ssrc) => ssrc.fmt(f),
         }
     }
 }

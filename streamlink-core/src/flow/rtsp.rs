@@ -32,9 +32,9 @@ impl FromStr for RtspTransport {
     type Err = ConfigErrorKind;
     fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         match s {
-            "auto" => Ok(RtspTransport::Auto),
-            "udp" => Ok(RtspTransport::Udp),
-            "tcp" => Ok(RtspTransport::Tcp),
+            "auto" => Ok(Self::Auto),
+            "udp" => Ok(Self::Udp),
+            "tcp" => Ok(Self::Tcp),
             _ => Err(ConfigErrorKind::malformed(s, "auto, udp or tcp")),
         }
     }
@@ -43,9 +43,9 @@ impl FromStr for RtspTransport {
 impl fmt::Display for RtspTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            RtspTransport::Auto => "auto",
-            RtspTransport::Udp => "udp",
-            RtspTransport::Tcp => "tcp",
+            Self::Auto => "auto",
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
         })
     }
 }

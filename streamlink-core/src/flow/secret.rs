@@ -50,9 +50,9 @@ impl KeyLength {
     /// Returns the length in bytes: 16, 24 or 32.
     pub const fn bytes(self) -> u8 {
         match self {
-            KeyLength::Aes128 => 16,
-            KeyLength::Aes192 => 24,
-            KeyLength::Aes256 => 32,
+            Self::Aes128 => 16,
+            Self::Aes192 => 24,
+            Self::Aes256 => 32,
         }
     }
 }
@@ -68,9 +68,9 @@ impl std::str::FromStr for KeyLength {
     type Err = ConfigErrorKind;
     fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         match s {
-            "16" => Ok(KeyLength::Aes128),
-            "24" => Ok(KeyLength::Aes192),
-            "32" => Ok(KeyLength::Aes256),
+            "16" => Ok(Self::Aes128),
+            "24" => Ok(Self::Aes192),
+            "32" => Ok(Self::Aes256),
             _ => Err(ConfigErrorKind::malformed(s, "16, 24 or 32 (bytes)")),
         }
     }
@@ -93,9 +93,9 @@ pub enum CryptoMode {
 impl fmt::Display for CryptoMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            CryptoMode::Auto => "auto",
-            CryptoMode::AesCtr => "aes-ctr",
-            CryptoMode::AesGcm => "aes-gcm",
+            Self::Auto => "auto",
+            Self::AesCtr => "aes-ctr",
+            Self::AesGcm => "aes-gcm",
         })
     }
 }
@@ -105,9 +105,9 @@ impl std::str::FromStr for CryptoMode {
     /// Reads a name, or the number that libsrt's programs take.
     fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         match s.to_ascii_lowercase().as_str() {
-            "auto" | "0" => Ok(CryptoMode::Auto),
-            "aes-ctr" | "1" => Ok(CryptoMode::AesCtr),
-            "aes-gcm" | "2" => Ok(CryptoMode::AesGcm),
+            "auto" | "0" => Ok(Self::Auto),
+            "aes-ctr" | "1" => Ok(Self::AesCtr),
+            "aes-gcm" | "2" => Ok(Self::AesGcm),
             _ => Err(ConfigErrorKind::malformed(s, "auto, aes-ctr or aes-gcm (0, 1 or 2)")),
         }
     }

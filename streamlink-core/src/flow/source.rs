@@ -182,7 +182,7 @@ impl Source {
     /// let errors = Flow::builder("f", Bitrate::mbps(20)).source(wrong).build().unwrap_err();
     /// assert_eq!(errors.iter().next().map(|e| e.path()), Some("sources[0].latency"));
     /// ```
-    pub fn from_url(name: impl Into<String>, url: &str) -> Source {
+    pub fn from_url(name: impl Into<String>, url: &str) -> Self {
         super::url::source(Common::new(name), url, Vec::new())
     }
 
@@ -304,16 +304,16 @@ macro_rules! group {
 impl Fields for SourceKind {
     fn scope(&self) -> SettingScope {
         match self {
-            SourceKind::Rtmp(_) => SettingScope::RtmpSource,
-            SourceKind::RtmpPull(_) => SettingScope::RtmpPullSource,
-            SourceKind::SrtListener(_) => SettingScope::SrtListenerSource,
-            SourceKind::SrtCaller(_) => SettingScope::SrtCallerSource,
-            SourceKind::Rtp(_) => SettingScope::RtpSource,
-            SourceKind::Udp(_) => SettingScope::UdpSource,
-            SourceKind::Rist(_) => SettingScope::RistSource,
-            SourceKind::RtspListener(_) => SettingScope::RtspListenerSource,
-            SourceKind::RtspCaller(_) => SettingScope::RtspCallerSource,
-            SourceKind::App(_) => SettingScope::AppSource,
+            Self::Rtmp(_) => SettingScope::RtmpSource,
+            Self::RtmpPull(_) => SettingScope::RtmpPullSource,
+            Self::SrtListener(_) => SettingScope::SrtListenerSource,
+            Self::SrtCaller(_) => SettingScope::SrtCallerSource,
+            Self::Rtp(_) => SettingScope::RtpSource,
+            Self::Udp(_) => SettingScope::UdpSource,
+            Self::Rist(_) => SettingScope::RistSource,
+            Self::RtspListener(_) => SettingScope::RtspListenerSource,
+            Self::RtspCaller(_) => SettingScope::RtspCallerSource,
+            Self::App(_) => SettingScope::AppSource,
         }
     }
 

@@ -158,8 +158,8 @@ pub enum GroupType {
 impl fmt::Display for GroupType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            GroupType::Broadcast => "broadcast",
-            GroupType::Backup => "backup",
+            Self::Broadcast => "broadcast",
+            Self::Backup => "backup",
         })
     }
 }
@@ -169,8 +169,8 @@ impl FromStr for GroupType {
     /// Reads `broadcast` or `backup`.
     fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         match s {
-            "broadcast" => Ok(GroupType::Broadcast),
-            "backup" => Ok(GroupType::Backup),
+            "broadcast" => Ok(Self::Broadcast),
+            "backup" => Ok(Self::Backup),
             _ => Err(ConfigErrorKind::malformed(s, "broadcast or backup")),
         }
     }

@@ -84,7 +84,7 @@ fn host_code_that_goes_on_and_on_does_not_exhaust_the_stack() {
             self.2.run();
             if self.1 > 0 {
                 let _guard = lock(&self.0);
-                release(Bytes::from_owner(Again(self.0.clone(), self.1 - 1, self.2.clone())));
+                release(Bytes::from_owner(Self(self.0.clone(), self.1 - 1, self.2.clone())));
             }
         }
     }

@@ -35,10 +35,10 @@ pub(crate) fn compact(data: Bytes, buffer: usize) -> Bytes {
 impl fmt::Display for MediaFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            MediaFamily::Datagrams => "Datagrams",
-            MediaFamily::Rtp => "RTP",
-            MediaFamily::Rtmp => "RTMP",
-            MediaFamily::Rtsp => "RTSP",
+            Self::Datagrams => "Datagrams",
+            Self::Rtp => "RTP",
+            Self::Rtmp => "RTMP",
+            Self::Rtsp => "RTSP",
         })
     }
 }

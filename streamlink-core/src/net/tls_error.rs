@@ -38,6 +38,6 @@ impl error::Error for TlsError {}
 
 impl From<TlsError> for io::Error {
     fn from(error: TlsError) -> Self {
-        io::Error::new(io::ErrorKind::InvalidData, error)
+        Self::new(io::ErrorKind::InvalidData, error)
     }
 }

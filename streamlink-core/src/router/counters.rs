@@ -180,7 +180,7 @@ impl Counters {
 
 /// Bytes of the last second, in tenths: each entry is the number of its tenth and its bytes.
 #[derive(Debug, Default)]
-struct Rate([(Counter, Counter); Rate::SLOTS]);
+struct Rate([(Counter, Counter); Self::SLOTS]);
 
 impl Rate {
     const SLOT_MS: u64 = 100;

@@ -75,7 +75,7 @@ impl MediaBatch {
     }
 
     /// Moves all packets of another batch to the end of this one.
-    pub(crate) fn append(&mut self, more: &mut MediaBatch) {
+    pub(crate) fn append(&mut self, more: &mut Self) {
         let behind = self.packets.len();
         self.packets.append(&mut more.packets);
         self.starts.extend(more.starts.drain(..).map(|(at, preamble)| (behind + at, preamble)));

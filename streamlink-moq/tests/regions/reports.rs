@@ -113,7 +113,7 @@ async fn region_player_is_disconnected_through_the_flows_handle() {
             }
         }
     };
-    println!("{}", crate::common::soon("the end of the connection", lost).await);
+    println!("{}", soon("the end of the connection", lost).await);
     // It comes back from another port, and is not disconnected once more.
     until("the player again", || players().iter().any(|player| player.peer != peer)).await;
     assert!(flow.kick_player("players", peer).await.is_err(), "it has gone");

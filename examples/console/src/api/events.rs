@@ -1,5 +1,7 @@
 //! Events: the latest ones, and a stream of those that follow.
 
+#![allow(unused_qualifications)] // in what `utoipa::path` expands to
+
 use super::{Answer, Console};
 use crate::{history::Recorded, problem::Problem};
 use axum::{

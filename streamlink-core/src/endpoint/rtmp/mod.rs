@@ -31,6 +31,6 @@ fn refused(what: String) -> LossReason {
 
 impl From<ProtocolError> for End {
     fn from(fault: ProtocolError) -> Self {
-        End::Lost(LossReason::Protocol(fault.to_string().into()))
+        Self::Lost(LossReason::Protocol(fault.to_string().into()))
     }
 }

@@ -84,7 +84,7 @@ impl ReceiveSession for ClientSession {
     }
 
     fn end(&mut self) {
-        ClientSession::end(self);
+        Self::end(self);
     }
 }
 

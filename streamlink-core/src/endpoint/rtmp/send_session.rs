@@ -24,7 +24,7 @@ impl SendSession for ServerSession {
     }
 
     fn is_paused(&self) -> bool {
-        ServerSession::is_paused(self)
+        Self::is_paused(self)
     }
 
     fn goes_on(&self) -> bool {
@@ -36,7 +36,7 @@ impl SendSession for ServerSession {
     }
 
     fn end(&mut self) {
-        ServerSession::end(self);
+        Self::end(self);
     }
 }
 
@@ -58,7 +58,7 @@ impl SendSession for ClientSession {
     }
 
     fn end(&mut self) {
-        ClientSession::end(self);
+        Self::end(self);
     }
 }
 

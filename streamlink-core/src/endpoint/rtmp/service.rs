@@ -145,11 +145,16 @@ async fn serve_stream(
         port.places.peers.refused(peer.ip(), now);
         let detail = format!("asked to {} {asked}", if publish { "publish to" } else { "play" });
         // The intended route is unknown: it is one of the same application, or else any of this direction.
-        let of_direction = || routes.iter().filter(|route| route.is_source() == publish);
+        let meant = port.routes_meant(publish);
         let has_app = |route: &Arc<OpenRoute<Rtmp>>| asked.is_of_app(&route.mount.app);
-        let any = of_direction().any(has_app);
-        for route in of_direction().filter(|route| !any || has_app(route)) {
-            route.admission.refuse(peer, RefusalReason::NoSuchStream, &detail, now);
+        let any = meant.iter().any(has_app);
+        for route in meant.iter().filter(|route| !any || has_app(route)) {
+            let other = match (route.is_source() == publish, publish) {
+                (true, _) => "",
+                (false, true) => ", and this port has no source",
+                (false, false) => ", and this port has no output",
+            };
+            route.admission.refuse(peer, RefusalReason::NoSuchStream, &format!("{detail}{other}"), now);
         }
         client.turn_away(peer, Refusal::NotFound).await;
         return None;

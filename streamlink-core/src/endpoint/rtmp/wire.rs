@@ -45,7 +45,12 @@ impl Wire for RtmpWire {
 
     fn head(&self, packet: &Packet, time: Option<u32>) -> ChunkHeads {
         let (kind, own) = packet.rtmp_message().unwrap_or((RtmpKind::Data, 0));
-        self.framing.heads(kind.into(), time.unwrap_or(own), self.framing.stream, packet.data().len())
+        let time = match time {
+            // ffmpeg takes metadata with another time than 0 for a text track of their own.
+            Some(_) if kind == RtmpKind::Data && is_metadata(packet.data()) => 0,
+            time => time.unwrap_or(own),
+        };
+        self.framing.heads(kind.into(), time, self.framing.stream, packet.data().len())
     }
 
     fn total(head: &ChunkHeads) -> usize {
@@ -105,5 +110,23 @@ mod tests {
         }
         let server = RtmpWire { publishes: true, ..USUAL };
         assert!(server.layout().is_none());
+    }
+
+    #[test]
+    fn rtmp_metadata_of_a_late_player_have_time_zero() {
+        let metadata = [&b"\x02\x00\x0aonMetaData"[..], b"\x08\0\0\0\0\0\0\x09"].concat();
+        let time = |kind, body: &[u8], time| {
+            let packet = Packet::rtmp(kind, 7, body.to_vec(), Instant::now());
+            let mut out = Vec::new();
+            USUAL.head(&packet, time).slices(packet.data(), 0, |slice| {
+                out.extend_from_slice(slice);
+                true
+            });
+            u32::from_be_bytes([0, out[1], out[2], out[3]])
+        };
+        assert_eq!(time(RtmpKind::Data, &metadata, Some(1021)), 0);
+        assert_eq!(time(RtmpKind::Data, &metadata, None), 7);
+        assert_eq!(time(RtmpKind::Data, b"\x02\x00\x06onText", Some(1021)), 1021);
+        assert_eq!(time(RtmpKind::Video, b"\x17\0\0\0\0", Some(1021)), 1021);
     }
 }

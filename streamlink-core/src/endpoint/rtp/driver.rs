@@ -69,7 +69,7 @@ impl OutputDriver for RtpOutput {
 
 impl OpenOutput for OpenDatagrams {
     fn start(self: Box<Self>, _: &EngineResources, flow: &FlowMedia, _: Arc<Status>) -> StartedOutput {
-        OpenDatagrams::start(*self, flow)
+        Self::start(*self, flow)
     }
 }
 

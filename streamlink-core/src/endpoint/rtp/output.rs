@@ -312,7 +312,7 @@ impl Leg {
 
 impl PacedSink for Leg {
     fn send_packets(&mut self, packets: &[Packet], first: u64, now: Instant) -> usize {
-        Leg::send_packets(self, packets, first, now)
+        Self::send_packets(self, packets, first, now)
     }
 }
 

@@ -201,7 +201,7 @@ enum Failed {
 
 impl<T: Into<End>> From<T> for Failed {
     fn from(end: T) -> Self {
-        Failed::End(end.into())
+        Self::End(end.into())
     }
 }
 

@@ -9,11 +9,10 @@ use super::{
 use crate::{
     endpoint::{
         RefusalReason,
-        tcp::{OpenRoute, PortState},
+        tcp::{OpenRoute, PortState, wrong_direction},
     },
     flow::RtspTransport,
     proto::rtsp::{ResolvedStream, Status, StreamDirectory},
-    text::PeerText,
 };
 use std::{
     net::{IpAddr, SocketAddr},
@@ -89,13 +88,14 @@ impl StreamDirectory for PortDirectory<'_> {
         }
         let Some(route) = route else {
             self.port.places.peers.refused(self.peer.ip(), now);
-            for route in self.port.routes().iter().filter(|route| route.is_source() == publish) {
-                route.refuse_request(self.peer, path, RefusalReason::NoSuchStream, now);
+            for route in self.port.routes_meant(publish) {
+                let other = if route.is_source() == publish { "" } else { wrong_direction(publish) };
+                route.refuse_request(self.peer, path, other, RefusalReason::NoSuchStream, now);
             }
             return Err(Status::NOT_FOUND);
         };
         if !route.admission.admits(self.peer.ip()) {
-            route.refuse_request(self.peer, path, RefusalReason::NotAllowed, now);
+            route.refuse_request(self.peer, path, "", RefusalReason::NotAllowed, now);
             return Err(Status::FORBIDDEN);
         }
         self.udp.set_symmetric(route.mount.symmetric);
@@ -115,7 +115,7 @@ impl StreamDirectory for PortDirectory<'_> {
 
     fn not_published(&mut self, path: &str) {
         if let Some(route) = self.route(false, path) {
-            route.refuse_request(self.peer, path, RefusalReason::NotPublished, Instant::now());
+            route.refuse_request(self.peer, path, "", RefusalReason::NotPublished, Instant::now());
         }
     }
 
@@ -123,14 +123,14 @@ impl StreamDirectory for PortDirectory<'_> {
         let now = Instant::now();
         self.port.places.peers.refused(self.peer.ip(), now);
         if let Some(route) = self.route(publish, path) {
-            route.refuse_request(self.peer, path, RefusalReason::WrongPassword, now);
+            route.refuse_request(self.peer, path, "", RefusalReason::WrongPassword, now);
         }
     }
 
     fn bad_description(&mut self, path: &str, reason: &str) {
         if let Some(route) = self.route(true, path) {
-            log::warn!("RTSP publisher {} of `{}`: we refuse its SDP: {reason}", self.peer, PeerText::new(path));
-            route.admission.refuse(self.peer, RefusalReason::Incompatible, "", Instant::now());
+            let detail = format!("we refuse its SDP: {reason}");
+            route.admission.refuse(self.peer, RefusalReason::Incompatible, &detail, Instant::now());
         }
     }
 
@@ -143,7 +143,7 @@ impl StreamDirectory for PortDirectory<'_> {
             self.taken_over = Some(route);
             return Ok(());
         }
-        route.refuse_request(self.peer, path, RefusalReason::InUse, Instant::now());
+        route.refuse_request(self.peer, path, "", RefusalReason::InUse, Instant::now());
         Err(status_of(RefusalReason::InUse))
     }
 

@@ -66,8 +66,8 @@ impl From<ProtocolError> for End {
     fn from(fault: ProtocolError) -> Self {
         match fault {
             // Each refusal was counted already, with its reason.
-            ProtocolError::TooManyAttempts => End::Stopped,
-            _ => End::Lost(LossReason::Protocol(fault.to_string().into())),
+            ProtocolError::TooManyAttempts => Self::Stopped,
+            _ => Self::Lost(LossReason::Protocol(fault.to_string().into())),
         }
     }
 }

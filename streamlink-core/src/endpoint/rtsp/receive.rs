@@ -98,7 +98,7 @@ impl ReceiveSession for ClientSession {
     }
 
     fn end(&mut self) {
-        ClientSession::end(self);
+        Self::end(self);
     }
 }
 

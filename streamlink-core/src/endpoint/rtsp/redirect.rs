@@ -36,7 +36,7 @@ impl ServerAddress {
     pub(super) fn redirected(
         &self,
         url: &str,
-        configured: &ServerAddress,
+        configured: &Self,
         tls: impl FnOnce() -> Result<TlsClient, String>,
     ) -> Result<Self, String> {
         let refuse = |why: &str| Err(format!("moved to {}, {why}", shown_url(url)));

@@ -38,11 +38,11 @@ impl SendSession for ServerSession {
     }
 
     fn is_paused(&self) -> bool {
-        ServerSession::is_paused(self)
+        Self::is_paused(self)
     }
 
     fn reported_lost(&self) -> u64 {
-        ServerSession::reported_lost(self)
+        Self::reported_lost(self)
     }
 
     fn end(&mut self) {}

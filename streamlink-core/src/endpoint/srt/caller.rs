@@ -200,7 +200,7 @@ pub(super) enum Failed {
 
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
-        Failed::Io(error)
+        Self::Io(error)
     }
 }
 

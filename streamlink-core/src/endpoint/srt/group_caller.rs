@@ -275,6 +275,9 @@ impl GroupSession {
         }
         if ingest.is_none() {
             connection.send_only();
+            if !is_first && self.numbers.is_used() {
+                connection.leave_out_repairs();
+            }
         }
         let rates = call.rates.now();
         connection.set_rates(rates.buffer, rates.pacing);

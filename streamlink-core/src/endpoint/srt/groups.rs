@@ -194,6 +194,10 @@ impl Group {
     pub(super) fn join(&mut self, id: u32, connection: &mut Connection, callers: &HashMap<u32, ConnectedCaller>) {
         let first = self.members.first().and_then(|id| callers.get(id));
         self.input.join(connection, first.map(|caller| &caller.io.connection));
+        // The group may send before the peer has the answer to its handshake.
+        if first.is_some() {
+            connection.leave_out_repairs();
+        }
         self.members.push(id);
     }
 

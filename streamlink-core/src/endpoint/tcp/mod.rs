@@ -13,7 +13,9 @@ pub(in crate::endpoint) use executor::yield_periodically;
 pub(in crate::endpoint) use io::{CLOSE_TIMEOUT, answer, close_with, write_all};
 pub(in crate::endpoint) use player::Player;
 pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, PendingConnection, Port, PortState, open_port};
-pub(in crate::endpoint) use route::{OpenMedia, OpenRoute, PlayerLimits, PlayerPlace, Route, RouteMedia};
+pub(in crate::endpoint) use route::{
+    OpenMedia, OpenRoute, PlayerLimits, PlayerPlace, Route, RouteMedia, wrong_direction,
+};
 pub(in crate::endpoint) use send::{SendSession, WritePacing, send};
 pub(in crate::endpoint) use send_queue::{SendQueue, Wire};
 pub(in crate::endpoint) use sub_waker::SubWaker;
@@ -50,12 +52,12 @@ impl From<std::io::Error> for End {
     fn from(error: std::io::Error) -> Self {
         use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         if let Some(TlsError { kind, words }) = TlsError::of(&error) {
-            return End::Lost(match kind {
+            return Self::Lost(match kind {
                 TlsErrorKind::Untrusted => LossReason::Untrusted(words.as_str().into()),
                 TlsErrorKind::Plain | TlsErrorKind::Handshake => LossReason::Protocol(words.as_str().into()),
             });
         }
-        End::Lost(match error.kind() {
+        Self::Lost(match error.kind() {
             BrokenPipe | ConnectionReset | UnexpectedEof => LossReason::Closed,
             _ => LossReason::Io(error.to_string().into()),
         })

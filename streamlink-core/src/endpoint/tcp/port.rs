@@ -269,6 +269,16 @@ impl<S: Service> PortState<S> {
         }
     }
 
+    /// Returns the routes that a peer may have meant whose request names none: those of its direction, or all if there
+    /// are none, as when an encoder publishes to the port of an output.
+    pub(in crate::endpoint) fn routes_meant(&self, publish: bool) -> Vec<Arc<OpenRoute<S>>> {
+        let mut routes = self.routes();
+        if routes.iter().any(|route| route.is_source() == publish) {
+            routes.retain(|route| route.is_source() == publish);
+        }
+        routes
+    }
+
     pub(in crate::endpoint) fn routes(&self) -> Vec<Arc<OpenRoute<S>>> {
         lock(&self.routes).iter().map(|(_, route)| route.clone()).collect()
     }

@@ -321,18 +321,24 @@ impl<S: Service> OpenRoute<S> {
     }
 
     /// Counts a refused peer and reports it. `wanted`: the path that it has asked for, shown without its parameters,
-    /// which may be secret.
+    /// which may be secret. `more`: what is to be said besides, or nothing.
     pub(in crate::endpoint) fn refuse_request(
         &self,
         peer: SocketAddr,
         wanted: &str,
+        more: &str,
         reason: RefusalReason,
         now: Instant,
     ) {
         let wanted = wanted.split(['?', '#']).next().unwrap_or_default();
-        let detail = format!("{wanted} was asked for");
+        let detail = format!("{wanted} was asked for{more}");
         self.admission.refuse(peer, reason, &detail, now);
     }
+}
+
+/// Returns what is to be said of a peer that publishes to a port of outputs, or plays from one of sources.
+pub(in crate::endpoint) fn wrong_direction(publish: bool) -> &'static str {
+    if publish { " to publish, and this port has no source" } else { " to play, and this port has no output" }
 }
 
 impl<S: Service> HasAdmission for OpenRoute<S> {

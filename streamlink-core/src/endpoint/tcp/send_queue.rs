@@ -54,16 +54,16 @@ enum Segment {
 impl Segment {
     fn packets(&self) -> &[Packet] {
         match self {
-            Segment::Batch(batch) => batch.packets(),
-            Segment::Rewritten(packets, _) => packets,
+            Self::Batch(batch) => batch.packets(),
+            Self::Rewritten(packets, _) => packets,
         }
     }
 
     /// The timestamp of all its packets, instead of their own.
     fn time(&self) -> Option<u32> {
         match self {
-            Segment::Rewritten(_, time) => *time,
-            Segment::Batch(_) => None,
+            Self::Rewritten(_, time) => *time,
+            Self::Batch(_) => None,
         }
     }
 }

@@ -85,7 +85,7 @@ impl Report {
 
     /// Returns true if the counters of `next` do not go on from those of this report: another node runs the output, or the
     /// same one has started it again.
-    pub(super) fn is_before_restart(&self, next: &Report) -> bool {
+    pub(super) fn is_before_restart(&self, next: &Self) -> bool {
         let mut before = self.stats.clone();
         let mut after = next.stats.clone();
         self.node != next.node || TOTALS.iter().any(|(field, _)| *field(&mut after) < *field(&mut before))
@@ -102,7 +102,7 @@ impl Report {
     }
 
     /// Adds what the counters have grown by since an earlier report of the same node.
-    pub(super) fn fold_since(mut self, mut before: Report, status: &Status) {
+    pub(super) fn fold_since(mut self, mut before: Self, status: &Status) {
         if before.is_before_restart(&self) {
             return;
         }

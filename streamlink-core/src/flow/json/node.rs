@@ -9,27 +9,27 @@ pub(super) enum Node {
     /// A number or a boolean, as text.
     Scalar(String),
     Text(String),
-    List(Vec<Node>),
-    Object(Vec<(String, Node)>),
+    List(Vec<Self>),
+    Object(Vec<(String, Self)>),
 }
 
 impl Node {
     /// Returns the kind of value, for errors, which do not repeat the value itself.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Node::Null => "null",
-            Node::Scalar(text) if text == "true" || text == "false" => "a boolean",
-            Node::Scalar(_) => "a number",
-            Node::Text(_) => "a string",
-            Node::List(_) => "a list",
-            Node::Object(_) => "an object",
+            Self::Null => "null",
+            Self::Scalar(text) if text == "true" || text == "false" => "a boolean",
+            Self::Scalar(_) => "a number",
+            Self::Text(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Object(_) => "an object",
         }
     }
 
     /// Returns a string, number or boolean as text, so that `"latency": 200` reads as in the URL.
     pub(super) fn as_text(&self) -> Option<&str> {
         match self {
-            Node::Scalar(text) | Node::Text(text) => Some(text),
+            Self::Scalar(text) | Self::Text(text) => Some(text),
             _ => None,
         }
     }

@@ -137,7 +137,7 @@ fn settings_have_one_row_a_name_and_scope() {
 
 #[test]
 fn unknown_setting_names_the_nearest() {
-    let scope = SettingScope::SrtCallerSource;
+    let scope = SrtCallerSource;
     let near = |name| nearest(name, scope.settings().map(|setting| setting.name));
     assert_eq!(near("latencty"), ["latency"]);
     assert_eq!(near("lantecy"), ["latency"]);

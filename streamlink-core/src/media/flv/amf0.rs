@@ -17,47 +17,47 @@ pub(crate) enum Value {
     Boolean(bool),
     /// A short or long string; the form on the wire follows from the length.
     String(String),
-    Object(Vec<(String, Value)>),
+    Object(Vec<(String, Self)>),
     Null,
     Undefined,
-    EcmaArray(Vec<(String, Value)>),
-    StrictArray(Vec<Value>),
+    EcmaArray(Vec<(String, Self)>),
+    StrictArray(Vec<Self>),
     /// Milliseconds since 1970, and a time zone that is reserved and should be 0.
     Date(f64, i16),
     /// A class name, and its fields.
-    Typed(String, Vec<(String, Value)>),
+    Typed(String, Vec<(String, Self)>),
     Xml(String),
 }
 
 impl Value {
     /// Makes a string.
     pub(crate) fn text(text: impl Into<String>) -> Self {
-        Value::String(text.into())
+        Self::String(text.into())
     }
 
     /// Makes an object with fields in this order.
-    pub(crate) fn object<const N: usize>(fields: [(&str, Value); N]) -> Self {
-        Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    pub(crate) fn object<const N: usize>(fields: [(&str, Self); N]) -> Self {
+        Self::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
 
     pub(crate) fn as_text(&self) -> Option<&str> {
         match self {
-            Value::String(text) => Some(text),
+            Self::String(text) => Some(text),
             _ => None,
         }
     }
 
     pub(crate) fn as_number(&self) -> Option<f64> {
         match self {
-            Value::Number(number) => Some(*number),
+            Self::Number(number) => Some(*number),
             _ => None,
         }
     }
 
     /// Returns a field of an object or array.
-    pub(crate) fn field(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn field(&self, name: &str) -> Option<&Self> {
         match self {
-            Value::Object(fields) | Value::EcmaArray(fields) | Value::Typed(_, fields) => {
+            Self::Object(fields) | Self::EcmaArray(fields) | Self::Typed(_, fields) => {
                 fields.iter().find(|(key, _)| key == name).map(|(_, value)| value)
             }
             _ => None,
@@ -67,12 +67,12 @@ impl Value {
     /// Appends the value in its wire format.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Value::Number(number) => {
+            Self::Number(number) => {
                 out.push(marker::NUMBER);
                 out.extend(number.to_be_bytes());
             }
-            Value::Boolean(truth) => out.extend([marker::BOOLEAN, u8::from(*truth)]),
-            Value::String(text) => match u16::try_from(text.len()) {
+            Self::Boolean(truth) => out.extend([marker::BOOLEAN, u8::from(*truth)]),
+            Self::String(text) => match u16::try_from(text.len()) {
                 Ok(length) => {
                     out.push(marker::STRING);
                     out.extend(length.to_be_bytes());
@@ -80,35 +80,35 @@ impl Value {
                 }
                 Err(_) => write_long(marker::LONG_STRING, text, out),
             },
-            Value::Object(fields) => {
+            Self::Object(fields) => {
                 out.push(marker::OBJECT);
                 write_fields(fields, out);
             }
-            Value::Null => out.push(marker::NULL),
-            Value::Undefined => out.push(marker::UNDEFINED),
-            Value::EcmaArray(fields) => {
+            Self::Null => out.push(marker::NULL),
+            Self::Undefined => out.push(marker::UNDEFINED),
+            Self::EcmaArray(fields) => {
                 out.push(marker::ECMA_ARRAY);
                 out.extend(u32::try_from(fields.len()).unwrap_or(u32::MAX).to_be_bytes());
                 write_fields(fields, out);
             }
-            Value::StrictArray(values) => {
+            Self::StrictArray(values) => {
                 out.push(marker::STRICT_ARRAY);
                 out.extend(u32::try_from(values.len()).unwrap_or(u32::MAX).to_be_bytes());
                 for value in values {
                     value.write(out);
                 }
             }
-            Value::Date(millis, zone) => {
+            Self::Date(millis, zone) => {
                 out.push(marker::DATE);
                 out.extend(millis.to_be_bytes());
                 out.extend(zone.to_be_bytes());
             }
-            Value::Typed(class, fields) => {
+            Self::Typed(class, fields) => {
                 out.push(marker::TYPED_OBJECT);
                 write_name(class, out);
                 write_fields(fields, out);
             }
-            Value::Xml(text) => write_long(marker::XML, text, out),
+            Self::Xml(text) => write_long(marker::XML, text, out),
         }
     }
 }

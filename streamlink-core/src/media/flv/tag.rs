@@ -21,7 +21,7 @@ impl Codec {
     pub(crate) fn name(self) -> String {
         match (self, self.known_name()) {
             (_, Some(name)) => name.to_owned(),
-            (Codec::FourCc(code), None) => {
+            (Self::FourCc(code), None) => {
                 code.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '?' }).collect()
             }
             _ => "other".to_owned(),
@@ -31,7 +31,7 @@ impl Codec {
     /// Returns its common name, if it has one.
     pub(crate) fn known_name(self) -> Option<&'static str> {
         Some(match self {
-            Codec::LegacyAudio(format) => match format {
+            Self::LegacyAudio(format) => match format {
                 2 | 14 => "MP3",
                 7 => "G.711 A-law",
                 8 => "G.711 µ-law",
@@ -39,14 +39,14 @@ impl Codec {
                 11 => "Speex",
                 _ => "other audio",
             },
-            Codec::LegacyVideo(id) => match id {
+            Self::LegacyVideo(id) => match id {
                 2 => "Sorenson H.263",
                 4 | 5 => "VP6",
                 7 => "H.264",
                 12 => "HEVC",
                 _ => "other video",
             },
-            Codec::FourCc(code) => match &code {
+            Self::FourCc(code) => match &code {
                 b"avc1" => "H.264",
                 b"hvc1" => "HEVC",
                 b"vvc1" => "VVC",
@@ -61,7 +61,7 @@ impl Codec {
                 b"fLaC" => "FLAC",
                 _ => return None,
             },
-            Codec::Several => "several tracks",
+            Self::Several => "several tracks",
         })
     }
 }
@@ -99,7 +99,7 @@ const MAX_MODIFIERS: usize = 8;
 
 impl Tag {
     /// Parses the beginning of a message; `None` when it is too short.
-    pub(crate) fn parse(kind: RtmpKind, body: &[u8]) -> Option<Tag> {
+    pub(crate) fn parse(kind: RtmpKind, body: &[u8]) -> Option<Self> {
         match kind {
             RtmpKind::Video => Self::video(body),
             RtmpKind::Audio => Self::audio(body),
@@ -107,7 +107,7 @@ impl Tag {
         }
     }
 
-    fn video(body: &[u8]) -> Option<Tag> {
+    fn video(body: &[u8]) -> Option<Self> {
         let (&first, rest) = body.split_first()?;
         if first & 0x80 != 0 {
             let sample = match (first >> 4) & 0x07 {
@@ -136,10 +136,10 @@ impl Tag {
             (7 | 12, _) => Role::Other,
             _ => sample,
         };
-        Some(Tag { codec, role, track: None, data_at: if has_nals { 5 } else { 1 }, composition })
+        Some(Self { codec, role, track: None, data_at: if has_nals { 5 } else { 1 }, composition })
     }
 
-    fn audio(body: &[u8]) -> Option<Tag> {
+    fn audio(body: &[u8]) -> Option<Self> {
         let (&first, rest) = body.split_first()?;
         if first >> 4 == 9 {
             return enhanced(first & 0x0f, body, |packet_type| match packet_type {
@@ -153,7 +153,7 @@ impl Tag {
             (10, Some(0)) => Role::Header { track: 0, number: 0 },
             _ => Role::Sample,
         };
-        Some(Tag { codec: Codec::LegacyAudio(first >> 4), role, track: None, data_at: 1, composition: 0 })
+        Some(Self { codec: Codec::LegacyAudio(first >> 4), role, track: None, data_at: 1, composition: 0 })
     }
 }
 

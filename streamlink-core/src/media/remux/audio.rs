@@ -154,8 +154,8 @@ impl AudioParser {
                     }
                     at += extent.length;
                 }
-                Err(Unreadable::Short) => break,
-                Err(Unreadable::NotHere) => {
+                Err(Short) => break,
+                Err(NotHere) => {
                     self.searches = true;
                     at += 1; // search on for the next frame
                 }
@@ -383,7 +383,10 @@ fn ac3(bytes: &[u8]) -> Result<Extent, Unreadable> {
         let words = kbps * 96_000 / sample_rate + if sample_rate == 44_100 { u32::from(e & 1) } else { 0 };
         length = 2 * words as usize;
         samples = 1536;
-        channels = CHANNELS[usize::from(g >> 5)];
+        // Behind the mode are two bits for each mix level, and the bit of the low frequency channel.
+        let mode = g >> 5;
+        let levels = u8::from(mode & 1 != 0 && mode != 1) + u8::from(mode & 4 != 0) + u8::from(mode == 2);
+        channels = CHANNELS[usize::from(mode)] + (g >> (4 - 2 * levels) & 1);
     }
     if bytes.len() < length {
         return Err(Short);
@@ -441,20 +444,20 @@ impl AudioCodec {
     /// Finds the frame that begins here.
     fn extent(self, bytes: &[u8]) -> Result<Extent, Unreadable> {
         match self {
-            AudioCodec::Aac => adts(bytes),
+            Self::Aac => adts(bytes),
             // LOAS: a sync word and a length before each element (section 1.7.2).
-            AudioCodec::AacLatm => loas(bytes),
-            AudioCodec::Mp3 => mp3(bytes),
-            AudioCodec::Ac3 | AudioCodec::Eac3 => ac3(bytes),
-            AudioCodec::Opus { channels } => opus(bytes, channels),
+            Self::AacLatm => loas(bytes),
+            Self::Mp3 => mp3(bytes),
+            Self::Ac3 | Self::Eac3 => ac3(bytes),
+            Self::Opus { channels } => opus(bytes, channels),
         }
     }
 
     /// Returns the tag bytes before each frame in a message (Adobe's FLV specification E.4.2, Enhanced RTMP v2).
     pub(super) fn tag(self, sound: &Sound) -> Vec<u8> {
         match self {
-            AudioCodec::Aac | AudioCodec::AacLatm => vec![0xaf, 1],
-            AudioCodec::Mp3 => {
+            Self::Aac | Self::AacLatm => vec![0xaf, 1],
+            Self::Mp3 => {
                 let rate = match sound.sample_rate {
                     0..=11_025 => 1,
                     11_026..=22_050 => 2,
@@ -462,17 +465,17 @@ impl AudioCodec {
                 };
                 vec![0x20 | rate << 2 | 2 | u8::from(sound.channels > 1)]
             }
-            AudioCodec::Ac3 => b"\x91ac-3".to_vec(),
-            AudioCodec::Eac3 => b"\x91ec-3".to_vec(),
-            AudioCodec::Opus { .. } => b"\x91Opus".to_vec(),
+            Self::Ac3 => b"\x91ac-3".to_vec(),
+            Self::Eac3 => b"\x91ec-3".to_vec(),
+            Self::Opus { .. } => b"\x91Opus".to_vec(),
         }
     }
 
     /// Returns the message that a decoder needs first; `None` for codecs without one.
     pub(super) fn header(self, sound: &Sound) -> Option<Vec<u8>> {
         match self {
-            AudioCodec::Aac | AudioCodec::AacLatm => Some([&[0xaf, 0][..], sound.config.as_deref()?].concat()),
-            AudioCodec::Opus { channels } => {
+            Self::Aac | Self::AacLatm => Some([&[0xaf, 0][..], sound.config.as_deref()?].concat()),
+            Self::Opus { channels } => {
                 // The identification header of RFC 7845 section 5.1.
                 let mut header = b"\x90OpusOpusHead\x01".to_vec();
                 header.push(channels);
@@ -489,11 +492,11 @@ impl AudioCodec {
     pub(super) fn number(self) -> f64 {
         let code = |code: &[u8; 4]| f64::from(u32::from_be_bytes(*code));
         match self {
-            AudioCodec::Aac | AudioCodec::AacLatm => 10.0,
-            AudioCodec::Mp3 => 2.0,
-            AudioCodec::Ac3 => code(b"ac-3"),
-            AudioCodec::Eac3 => code(b"ec-3"),
-            AudioCodec::Opus { .. } => code(b"Opus"),
+            Self::Aac | Self::AacLatm => 10.0,
+            Self::Mp3 => 2.0,
+            Self::Ac3 => code(b"ac-3"),
+            Self::Eac3 => code(b"ec-3"),
+            Self::Opus { .. } => code(b"Opus"),
         }
     }
 }
@@ -580,6 +583,10 @@ mod tests {
         };
         assert_eq!(sound(AudioCodec::Mp3, vec![0xff, 0xfb, 0x94, 0x00]), Some((48_000, 2, 384, 2160)));
         assert_eq!(sound(AudioCodec::Ac3, vec![0x0b, 0x77, 0, 0, 0x1c, 0x40, 0xe0]), Some((48_000, 5, 1536, 2880)));
+        for (mode, channels) in [(0xe1, 6), (0x40, 2), (0x44, 3), (0x48, 2), (0x20, 1), (0x30, 2), (0x64, 4)] {
+            let header = vec![0x0b, 0x77, 0, 0, 0x1c, 0x40, mode];
+            assert_eq!(sound(AudioCodec::Ac3, header).map(|sound| sound.1), Some(channels), "{mode:x}");
+        }
         assert_eq!(sound(AudioCodec::Eac3, vec![0x0b, 0x77, 0, 0xff, 0x3e, 0x80, 0]), Some((48_000, 5, 512, 2880)));
         assert_eq!(sound(AudioCodec::Eac3, vec![0x0b, 0x77, 0, 0xff, 0xf4, 0x80, 0]), None, "reserved");
         let opus = [&[0x7f, 0xe0, 0xff, 0x05][..], &[0xfc; 260]].concat();

@@ -7,6 +7,7 @@
 
 mod aac;
 mod audio;
+mod decoding;
 mod headers;
 mod metadata;
 mod order;

@@ -1,7 +1,9 @@
 //! Pictures of the video track, as FLV messages: where they begin, when they are decoded and shown.
 
 use super::{
-    Core, TsCodec, millis,
+    Core, TsCodec,
+    decoding::DecodingTimes,
+    millis,
     order::{Order, OrderTiming},
     pes::{PesReader, Stamp},
     timeline::{SECOND, Tolerance, TrackTime, difference},
@@ -74,8 +76,12 @@ pub(super) struct PictureTiming {
     pub(super) time: TrackTime,
     /// The last distances between pictures.
     steps: [i64; 5],
+    /// The duration of a frame that the parameter sets name.
+    nominal: Option<i64>,
     /// The last timestamp, and the number of pictures since.
     last: Option<(u64, i64)>,
+    /// The time of the last picture with a timestamp.
+    stamped: i64,
     /// The latest time at which a picture is shown.
     end: i64,
     /// Time from decoding to showing of the last picture.
@@ -84,6 +90,8 @@ pub(super) struct PictureTiming {
     explicit: bool,
     /// Timestamps go back by less than a second, as where they are those of showing alone.
     reorders: bool,
+    /// The times of decoding, if they are not in the stream.
+    decoding: DecodingTimes,
     order: OrderTiming,
 }
 
@@ -92,7 +100,12 @@ impl PictureTiming {
     pub(super) fn step(&self) -> i64 {
         let mut known: Vec<i64> = self.steps.into_iter().filter(|step| *step > 0).collect();
         known.sort_unstable();
-        known.get(known.len() / 2).copied().unwrap_or(USUAL_FRAME)
+        known.get(known.len() / 2).copied().or(self.nominal).unwrap_or(USUAL_FRAME)
+    }
+
+    /// Sets the frame rate that the parameter sets name, if it is a usual one.
+    fn expect_rate(&mut self, rate: Option<f64>) {
+        self.nominal = rate.filter(|rate| (5.0..=120.0).contains(rate)).map(|rate| (SECOND as f64 / rate) as i64);
     }
 
     /// Returns the measured frame rate.
@@ -117,7 +130,9 @@ impl PictureTiming {
         let step = self.step();
         let back = if self.explicit { step * 3 / 4 } else { SECOND / 2 };
         let suspect_back = if self.reorders { SECOND / 2 } else { step / 2 };
-        Tolerance { step, back, suspect_back }
+        // Pictures without timestamps may have been given too much time: their frame rate was not known.
+        let guessed = self.last.map_or(0, |(_, count)| (count - 1).clamp(0, 1000) * step).min(LONGEST_FRAME);
+        Tolerance { step, back: back + guessed, suspect_back: suspect_back + guessed }
     }
 }
 
@@ -285,6 +300,7 @@ impl Core {
         let Some(track) = &mut self.video else { return };
         if let Some((record, picture)) = unit.configuration.take() {
             track.picture = picture;
+            self.picture_timing.expect_rate(picture.frame_rate);
             track.configured = true;
             track.header = Some(record);
         }
@@ -369,8 +385,10 @@ impl Core {
             if let Some((_, count)) = &mut timing.last {
                 *count += 1;
             }
-            let placed = timing.time.last()? + timing.step();
             let step = timing.step();
+            let last = timing.time.last()?;
+            let since = timing.last.map_or(1, |(_, count)| count - 1);
+            let placed = (timing.stamped + since.saturating_mul(step)).clamp(last, last + step);
             let end = timing.end;
             let ordered = order.and_then(|order| timing.order.place(codec, order, placed, step, end));
             let near = ordered.filter(|shown| (-SECOND..2 * SECOND).contains(&(shown - placed)));
@@ -379,8 +397,9 @@ impl Core {
             self.timeline.record(&mut timing.time, placed, None, arrival);
             return Some((placed, shown));
         };
-        let raw = stamp.decoding();
         timing.explicit |= stamp.dts.is_some();
+        let derived = if timing.explicit { None } else { timing.decoding.derive(stamp.pts) };
+        let raw = derived.unwrap_or(stamp.decoding());
         timing.delay = difference(stamp.pts, raw).clamp(0, 10 * SECOND);
         let tolerance = timing.tolerance();
         let at = match self.timeline.locate(&mut timing.time, raw, arrival, tolerance) {
@@ -406,6 +425,7 @@ impl Core {
             }
         };
         let timing = &mut self.picture_timing;
+        timing.stamped = at;
         let placed = timing.time.last().map_or(at, |last| at.max(last));
         let shown = at + timing.delay;
         timing.end = timing.end.max(shown);

@@ -377,7 +377,7 @@ impl UnitReader {
 impl AccessUnit {
     /// Returns the frame of two fields. Like its decoding, its time and whether decoding can start with it are those of
     /// the first one. `head`: number of free bytes before the data.
-    fn with_second_field(self, second: AccessUnit, head: usize) -> Self {
+    fn with_second_field(self, second: Self, head: usize) -> Self {
         let mut data = self.data;
         data.extend_from_slice(second.data.get(head..).unwrap_or_default());
         let mut sets = self.sets;

@@ -294,13 +294,13 @@ impl Presentation {
     }
 
     /// Returns whether a player of one can continue with the other: the same tracks, coded alike.
-    pub(crate) fn is_compatible_with(&self, other: &Presentation) -> bool {
-        let terms = |p: &Presentation| p.tracks.iter().map(|track| track.terms.clone()).collect::<Vec<_>>();
+    pub(crate) fn is_compatible_with(&self, other: &Self) -> bool {
+        let terms = |p: &Self| p.tracks.iter().map(|track| track.terms.clone()).collect::<Vec<_>>();
         self == other || terms(self) == terms(other)
     }
 
     /// Returns this presentation with the payload types of `other`, if they are compatible.
-    pub(crate) fn as_continued_from(self: &Arc<Self>, other: Option<&Presentation>) -> Arc<Self> {
+    pub(crate) fn as_continued_from(self: &Arc<Self>, other: Option<&Self>) -> Arc<Self> {
         let Some(other) = other.filter(|other| self.is_compatible_with(other)) else { return self.clone() };
         let wanted = |track: usize| {
             let known = other.tracks.get(track).and_then(|track| track.payload_type);

@@ -22,19 +22,19 @@ pub(crate) enum TsCodec {
 impl TsCodec {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            TsCodec::H264 => "H.264",
-            TsCodec::Hevc => "HEVC",
-            TsCodec::Aac => "AAC",
-            TsCodec::AacLatm => "AAC (LATM)",
-            TsCodec::MpegAudio => "MPEG audio",
-            TsCodec::Ac3 => "AC-3",
-            TsCodec::Eac3 => "E-AC-3",
-            TsCodec::Opus { .. } => "Opus",
+            Self::H264 => "H.264",
+            Self::Hevc => "HEVC",
+            Self::Aac => "AAC",
+            Self::AacLatm => "AAC (LATM)",
+            Self::MpegAudio => "MPEG audio",
+            Self::Ac3 => "AC-3",
+            Self::Eac3 => "E-AC-3",
+            Self::Opus { .. } => "Opus",
         }
     }
 
     pub(crate) fn is_video(self) -> bool {
-        matches!(self, TsCodec::H264 | TsCodec::Hevc)
+        matches!(self, Self::H264 | Self::Hevc)
     }
 }
 

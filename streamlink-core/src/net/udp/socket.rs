@@ -500,7 +500,7 @@ mod tests {
         let socket = UdpSocket::receiving(SocketAddr::from(([127, 0, 0, 1], 0)), &UdpOptions::default()).unwrap();
         std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[1], socket.local_addr()).unwrap();
         socket.readable().await.unwrap();
-        let mut buffer = [std::mem::MaybeUninit::uninit(); 16];
+        let mut buffer = [MaybeUninit::uninit(); 16];
         socket.socket().recv(&mut buffer).unwrap();
         let mut memory = Receiver::new(1_000_000);
         let drained = socket.drain(&mut memory, 10, |_| panic!("there is nothing"));

@@ -18,8 +18,8 @@ enum Method {
 impl Method {
     fn name(self) -> &'static str {
         match self {
-            Method::Adobe => "adobe",
-            Method::Limelight => "llnw",
+            Self::Adobe => "adobe",
+            Self::Limelight => "llnw",
         }
     }
 }

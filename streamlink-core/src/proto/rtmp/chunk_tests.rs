@@ -53,7 +53,7 @@ proptest! {
         order in prop::collection::vec(0usize..3, 0..200),
         mut splits in prop::collection::vec(0usize..8000, 0..40),
     ) {
-        let kinds = [crate::proto::rtmp::message::AUDIO, VIDEO, crate::proto::rtmp::message::DATA];
+        let kinds = [message::AUDIO, VIDEO, message::DATA];
         let messages: Vec<Message<'_>> = bodies.iter().enumerate()
             .map(|(i, (lane, length, timestamp))| message(kinds[*lane], *timestamp, vec![i as u8; *length])).collect();
         let mut lanes: Vec<std::collections::VecDeque<Vec<u8>>> = (0..3)
@@ -98,7 +98,7 @@ proptest! {
     }
 }
 
-const VIDEO: u8 = crate::proto::rtmp::message::VIDEO;
+const VIDEO: u8 = message::VIDEO;
 
 #[test]
 fn rtmp_chunk_headers_of_all_formats_parse() {

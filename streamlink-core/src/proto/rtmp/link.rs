@@ -234,7 +234,7 @@ impl Message<'_> {
 
 /// Converts a kind of media to its message type id.
 impl From<RtmpKind> for u8 {
-    fn from(kind: RtmpKind) -> u8 {
+    fn from(kind: RtmpKind) -> Self {
         match kind {
             RtmpKind::Audio => message::AUDIO,
             RtmpKind::Video => message::VIDEO,

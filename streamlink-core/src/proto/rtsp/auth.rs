@@ -46,9 +46,9 @@ impl Hash {
 
     fn of_bytes(self, bytes: &[u8]) -> String {
         match self {
-            Hash::Md5 => hex::encode(Md5::digest(bytes)),
-            Hash::Sha256 => hex::encode(Sha256::digest(bytes)),
-            Hash::Sha512 => hex::encode(Sha512_256::digest(bytes)),
+            Self::Md5 => hex::encode(Md5::digest(bytes)),
+            Self::Sha256 => hex::encode(Sha256::digest(bytes)),
+            Self::Sha512 => hex::encode(Sha512_256::digest(bytes)),
         }
     }
 }
@@ -62,15 +62,15 @@ struct Algorithm {
 }
 
 impl Algorithm {
-    const ALL: [(&'static str, Algorithm); 6] = [
-        ("MD5", Algorithm { hash: Hash::Md5, is_session: false }),
-        ("MD5-sess", Algorithm { hash: Hash::Md5, is_session: true }),
-        ("SHA-256", Algorithm { hash: Hash::Sha256, is_session: false }),
-        ("SHA-256-sess", Algorithm { hash: Hash::Sha256, is_session: true }),
-        ("SHA-512-256", Algorithm { hash: Hash::Sha512, is_session: false }),
-        ("SHA-512-256-sess", Algorithm { hash: Hash::Sha512, is_session: true }),
+    const ALL: [(&'static str, Self); 6] = [
+        ("MD5", Self { hash: Hash::Md5, is_session: false }),
+        ("MD5-sess", Self { hash: Hash::Md5, is_session: true }),
+        ("SHA-256", Self { hash: Hash::Sha256, is_session: false }),
+        ("SHA-256-sess", Self { hash: Hash::Sha256, is_session: true }),
+        ("SHA-512-256", Self { hash: Hash::Sha512, is_session: false }),
+        ("SHA-512-256-sess", Self { hash: Hash::Sha512, is_session: true }),
     ];
-    const MD5: Algorithm = Algorithm { hash: Hash::Md5, is_session: false };
+    const MD5: Self = Self { hash: Hash::Md5, is_session: false };
 
     fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, algorithm)| *algorithm == self).map_or("MD5", |(name, _)| name)
@@ -301,10 +301,10 @@ impl Answer {
             let challenge = challenge.trim().trim_end_matches([',', ' ']);
             let (scheme, rest) = challenge.split_once(|c: char| c.is_ascii_whitespace()).unwrap_or((challenge, ""));
             let found = if scheme.eq_ignore_ascii_case("basic") {
-                (1, Answer::Basic)
+                (1, Self::Basic)
             } else if scheme.eq_ignore_ascii_case("digest") {
                 let Some(digest) = Digesting::parse(rest) else { continue };
-                (digest.algorithm.strength(), Answer::Digest(digest))
+                (digest.algorithm.strength(), Self::Digest(digest))
             } else {
                 continue;
             };
@@ -316,20 +316,20 @@ impl Answer {
     }
 
     /// Returns whether this answers the refusal of another answer: the nonce is a new one, or was declared stale.
-    pub(super) fn renews(&self, refused: &Answer) -> bool {
+    pub(super) fn renews(&self, refused: &Self) -> bool {
         match (self, refused) {
-            (Answer::Digest(new), Answer::Digest(old)) => new.nonce != old.nonce || new.is_stale,
+            (Self::Digest(new), Self::Digest(old)) => new.nonce != old.nonce || new.is_stale,
             _ => self != refused,
         }
     }
 
     pub(super) fn is_stale(&self) -> bool {
-        matches!(self, Answer::Digest(digest) if digest.is_stale)
+        matches!(self, Self::Digest(digest) if digest.is_stale)
     }
 
     /// Adopts the `nextnonce` of an `Authentication-Info` header (RFC 7616 section 3.5). Returns whether there is one.
     pub(super) fn adopt_next(&mut self, header: &str) -> bool {
-        let Answer::Digest(digest) = self else { return false };
+        let Self::Digest(digest) = self else { return false };
         let next = parameters(header).into_iter().find(|(name, value)| name == "nextnonce" && !value.is_empty());
         // With a session algorithm, the first nonce stays in the hash of the password.
         match next.filter(|(_, next)| !digest.algorithm.is_session && *next != digest.nonce) {
@@ -344,8 +344,8 @@ impl Answer {
     /// Returns the `Authorization` header of a request.
     pub(super) fn header(&self, user: &User, request: &Authorizing<'_>) -> Zeroizing<String> {
         match self {
-            Answer::Basic => Zeroizing::new(format!("Authorization: Basic {}\r\n", *user.basic())),
-            Answer::Digest(digest) => digest.header(user, request),
+            Self::Basic => Zeroizing::new(format!("Authorization: Basic {}\r\n", *user.basic())),
+            Self::Digest(digest) => digest.header(user, request),
         }
     }
 }

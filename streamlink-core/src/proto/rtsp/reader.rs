@@ -32,9 +32,9 @@ pub(crate) enum Item {
 impl fmt::Debug for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Item::Request(request) => request.fmt(f),
-            Item::Response(response) => response.fmt(f),
-            Item::Frame { channel, data } => write!(f, "Frame({channel}, {} bytes)", data.len()),
+            Self::Request(request) => request.fmt(f),
+            Self::Response(response) => response.fmt(f),
+            Self::Frame { channel, data } => write!(f, "Frame({channel}, {} bytes)", data.len()),
         }
     }
 }

@@ -34,8 +34,8 @@ pub(crate) enum Profile {
 impl Profile {
     fn name(self) -> &'static str {
         match self {
-            Profile::Avp => "RTP/AVP",
-            Profile::Avpf => "RTP/AVPF",
+            Self::Avp => "RTP/AVP",
+            Self::Avpf => "RTP/AVPF",
         }
     }
 }
@@ -50,7 +50,7 @@ fn pair<T: std::str::FromStr + Copy>(text: &str, next: impl Fn(T) -> Option<T>) 
 
 impl Transport {
     /// Parses the transports of a header, in the order of preference. Unknown transports are left out.
-    pub(crate) fn parse_all(header: &str) -> Vec<Transport> {
+    pub(crate) fn parse_all(header: &str) -> Vec<Self> {
         header.split(',').take(16).filter_map(Self::parse).collect()
     }
 
@@ -65,7 +65,7 @@ impl Transport {
             "RTP/AVPF/TCP" => (Profile::Avpf, Some(true)),
             _ => return None,
         };
-        let mut transport = Transport { profile, ..Transport::default() };
+        let mut transport = Self { profile, ..Self::default() };
         for part in parts {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             let value = value.trim().trim_matches('"');

@@ -79,7 +79,7 @@ pub(crate) struct Connection {
     pub(super) sender: SendHalf,
     pub(super) receiver: ReceiveHalf,
     /// Decoder of the packet filter, if there is one, and the packets that it has rebuilt.
-    decoder: Option<Box<FecDecoder>>,
+    pub(super) decoder: Option<Box<FecDecoder>>,
     rebuilt: Vec<Rebuilt>,
     control: VecDeque<Bytes>,
     round_trip: RoundTrip,

@@ -307,7 +307,7 @@ impl Keys {
 
     /// Adds keys that the peer has announced during the connection. A key that it no longer names stays as it is. The mode
     /// cannot change.
-    pub(crate) fn update(&mut self, newer: Keys) -> Result<(), KeyError> {
+    pub(crate) fn update(&mut self, newer: Self) -> Result<(), KeyError> {
         if newer.mode != self.mode {
             return Err(KeyError::Cipher);
         }

@@ -63,6 +63,9 @@ impl GroupInput {
     /// Makes a connection a member. It delivers at the times of `first`, another member.
     pub(crate) fn join(&self, member: &mut Connection, first: Option<&Connection>) {
         member.receiver.join(first.map(|first| &first.receiver), self.next);
+        if let Some(decoder) = &mut member.decoder {
+            decoder.find_matrix();
+        }
     }
 
     /// Chooses the member whose next packet comes first, once the packet of any member is due: what comes before that is
@@ -132,21 +135,31 @@ fn time_to_prove(member: &Connection) -> Duration {
 
 /// Numbers of the packets that a group sends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct GroupNumbers(Sequence);
+pub(crate) struct GroupNumbers {
+    next: Sequence,
+    /// Set once a packet was sent.
+    is_used: bool,
+}
 
 impl GroupNumbers {
     pub(crate) fn starting_at(first: Sequence) -> Self {
-        Self(first)
+        Self { next: first, is_used: false }
     }
 
     /// Returns the number of the next packet.
     pub(crate) fn next(self) -> Sequence {
-        self.0
+        self.next
+    }
+
+    /// Returns whether a packet was sent.
+    pub(crate) fn is_used(self) -> bool {
+        self.is_used
     }
 
     /// Passes over the numbers of packets that were pushed to all members.
     pub(crate) fn advance(&mut self, packets: usize) {
-        self.0 = self.0.after(packets as u32); // numbers wrap
+        self.next = self.next.after(packets as u32); // numbers wrap
+        self.is_used = true;
     }
 }
 
@@ -154,6 +167,13 @@ impl Connection {
     /// Returns the next packet to deliver, and whether it is due.
     pub(crate) fn head(&self, now: Instant) -> Option<Head> {
         self.receiver.head(now)
+    }
+
+    /// Sends no repair packets of a packet filter, as a member that joins while the group sends. libsrt counts the packets of
+    /// such a member from the number that another member has received then, which its sender cannot know, and so would
+    /// rebuild packets from the repair packets of other rows and columns.
+    pub(crate) fn leave_out_repairs(&mut self) {
+        self.sender.leave_out_repairs();
     }
 
     /// Counts a packet that no member of the group sends, because it is too long for one of them.

@@ -207,6 +207,12 @@ impl SendHalf {
         self.follow_input();
     }
 
+    /// Makes no repair packets from now on.
+    pub(super) fn leave_out_repairs(&mut self) {
+        self.fec = None;
+        self.follow_input();
+    }
+
     /// Changes the pacing and the buffer size, in packets. Packets already held stay.
     pub(crate) fn set_rates(&mut self, buffer: usize, pacing: Pacing) {
         self.buffer = buffer;

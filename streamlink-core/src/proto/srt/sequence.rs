@@ -27,7 +27,7 @@ impl Sequence {
     }
 
     /// Returns the distance from this number to `later`, negative if that lies behind.
-    pub(crate) const fn distance(self, later: Sequence) -> i32 {
+    pub(crate) const fn distance(self, later: Self) -> i32 {
         // The difference modulo 2^31 is shifted up so that its bit 30 becomes the sign.
         ((later.0.wrapping_sub(self.0) << 1) as i32) >> 1
     }

@@ -18,11 +18,8 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    pub(super) fn since(self, earlier: Totals) -> Totals {
-        Totals {
-            packets: self.packets.saturating_sub(earlier.packets),
-            bytes: self.bytes.saturating_sub(earlier.bytes),
-        }
+    pub(super) fn since(self, earlier: Self) -> Self {
+        Self { packets: self.packets.saturating_sub(earlier.packets), bytes: self.bytes.saturating_sub(earlier.bytes) }
     }
 }
 
@@ -48,7 +45,7 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// Returns the totals of several batches.
-    pub(crate) fn totals(batches: &[Arc<Batch>]) -> Totals {
+    pub(crate) fn totals(batches: &[Arc<Self>]) -> Totals {
         batches.iter().fold(Totals::default(), |sum, batch| Totals {
             packets: sum.packets + batch.packets.len() as u64,
             bytes: sum.bytes + batch.bytes,

@@ -142,12 +142,12 @@ impl Reader {
     }
 
     /// Returns a reader that starts at a batch that is still available, for an output that falls behind the others.
-    pub(crate) fn fork(&self, from: &Batch) -> Reader {
+    pub(crate) fn fork(&self, from: &Batch) -> Self {
         self.ring.reader_at(&mut self.ring.lock(), from.sequence, from.before)
     }
 
     /// Returns the number of packets between the position of an earlier reader and this one.
-    pub(crate) fn missed_since(&self, earlier: &Reader) -> u64 {
+    pub(crate) fn missed_since(&self, earlier: &Self) -> u64 {
         self.seen.since(earlier.seen).packets
     }
 

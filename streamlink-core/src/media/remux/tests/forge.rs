@@ -62,6 +62,33 @@ fn put(b: &mut [u8], time: u64) {
     b[4] = (time as u8) << 1 | 1;
 }
 
+/// Takes the timestamps from all pictures but every n-th one, and halves the times of those.
+pub(super) fn thin_stamps(stream: &mut [u8], every: usize) {
+    let mut first = None;
+    let pictures = stream.chunks_exact_mut(PACKET).filter(|p| pid(p) == VIDEO_PID && starts(p));
+    for (number, packet) in pictures.enumerate() {
+        let start = payload(packet);
+        let length = usize::from(packet[start + 8]);
+        let flags = packet[start + 7] >> 6;
+        if !number.is_multiple_of(every) {
+            packet[start + 7] &= 0x3f;
+            packet[start + 9..start + 9 + length].fill(0xff);
+        }
+        for at in
+            [start + 9, start + 14].into_iter().take(usize::from(flags - 1)).filter(|_| number.is_multiple_of(every))
+        {
+            let b = &mut packet[at..at + 5];
+            let old = u64::from(b[0] >> 1 & 7) << 30
+                | u64::from(b[1]) << 22
+                | u64::from(b[2] >> 1) << 15
+                | u64::from(b[3]) << 7
+                | u64::from(b[4] >> 1);
+            let first = *first.get_or_insert(old);
+            put(b, add(first, (old as i64 - first as i64) / 2));
+        }
+    }
+}
+
 /// Makes the tables of programs, each with its number, the PID of its map, and its streams.
 pub(super) fn tables(programs: &[TestProgram<'_>], counter: u8) -> Vec<u8> {
     let mut entries = Vec::new();

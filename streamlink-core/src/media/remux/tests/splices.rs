@@ -2,7 +2,8 @@
 
 use super::{
     forge::{
-        AUDIO_PID, PACKET, TestProgram, VIDEO_PID, pes_start, pid, retable, shift, sound_packets, tables, unalign,
+        AUDIO_PID, PACKET, TestProgram, VIDEO_PID, pes_start, pid, retable, shift, sound_packets, tables, thin_stamps,
+        unalign,
     },
     *,
 };
@@ -35,13 +36,13 @@ fn check_even(out: &[Packet], context: &str) {
     }
 }
 
-fn selections(parts: &[&[u8]]) -> (Vec<super::super::selection::Selection>, Vec<MediaTrack>, Vec<Packet>) {
+fn selections(parts: &[&[u8]]) -> (Vec<selection::Selection>, Vec<MediaTrack>, Vec<Packet>) {
     let mut remuxer = Remuxer::new();
     let mut out = Vec::new();
     let mut told = Vec::new();
     let mut now = Instant::now();
     for payload in parts.concat().chunks(1316) {
-        now += std::time::Duration::from_millis(2);
+        now += Duration::from_millis(2);
         remuxer.push(payload, now, &mut out);
         told.extend(remuxer.selection());
     }
@@ -372,7 +373,7 @@ fn remux_of_what_is_no_transport_stream_says_so() {
 fn remux_ignores_tables_with_a_wrong_checksum() {
     let good = retable(&clip(), PLAIN, &[]);
     let moved: &[TestProgram<'_>] = &[(1, 0x1000, &[(0x1b, 0x200), (0x0f, 0x201)])];
-    let mut wrong = super::forge::tables(moved, 3);
+    let mut wrong = tables(moved, 3);
     wrong[PACKET + 12] ^= 0xff;
     let cut = good.len() / 2 / PACKET * PACKET;
     let stream = [&good[..cut], &wrong, &good[cut..]].concat();
@@ -385,7 +386,7 @@ fn remux_ignores_tables_with_a_wrong_checksum() {
 #[test]
 fn remux_of_layer_two_is_left_out_by_its_name() {
     // 48 kHz, 192 kb/s: 576 bytes a frame; two frames a packet of sound.
-    let mut stream = forge::tables(&[(1, 0x1000, &[(0x03, 0x101)])], 0);
+    let mut stream = tables(&[(1, 0x1000, &[(0x03, 0x101)])], 0);
     let mut counter = 0u8;
     for number in 0..20u64 {
         let mut frame = vec![0xff, 0xfd, 0xa4, 0];
@@ -524,4 +525,17 @@ fn remux_goes_on_with_sound_whose_encoder_changes_the_layer_and_back() {
     let times = times(&out, RtmpKind::Audio);
     assert_eq!(times.len(), 200);
     assert_eq!((times[99], times[100], times[199]), (99 * 24, 200 * 24, 299 * 24), "at the time of the stream");
+}
+
+#[test]
+fn remux_of_few_timestamps_learns_the_frame_rate() {
+    // The parameter sets tell 25 pictures a second; by the timestamps, one in each 25 pictures, there are 50.
+    let mut clip = clip();
+    thin_stamps(&mut clip, 25);
+    let times = times(&remux(&clip, 1316).1, RtmpKind::Video);
+    assert_eq!(times.len(), 125);
+    assert!(times.is_sorted());
+    let steps: Vec<u32> = times.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(steps[50..].iter().all(|step| *step == 20), "{steps:?}");
+    assert!((2460..=2500).contains(&times[124]), "{times:?}");
 }

@@ -13,6 +13,10 @@ use bytes::Bytes;
 /// Number of groups of one column that are kept: one in progress, the one before, and one that has begun too early.
 const SERIES: u64 = 3;
 
+/// Maximum number of times that the matrix is shifted: repair packets of rows tell the row, and those of columns the rest.
+/// Some may be lost, or out of order.
+const MAX_SHIFTS: u8 = 4;
+
 /// Packet that was rebuilt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Rebuilt {
@@ -118,6 +122,8 @@ pub(in super::super) struct FecDecoder {
     columns: Vec<Group>,
     model: Option<Model>,
     work: Vec<(u64, Part)>,
+    /// Number of times that the matrix may be shifted still. 0 once a repair packet has fitted, and without a group.
+    shifts: u8,
 }
 
 impl FecDecoder {
@@ -134,7 +140,13 @@ impl FecDecoder {
             columns: groups(columns),
             model: None,
             work: Vec::new(),
+            shifts: 0,
         }
+    }
+
+    /// Lets the matrix of a member of a group begin where its first repair packets say.
+    pub(in super::super) fn find_matrix(&mut self) {
+        self.shifts = MAX_SHIFTS;
     }
 
     /// Returns the number of a packet, counted from the start of the connection. `None`: it lies before that.
@@ -193,6 +205,7 @@ impl FecDecoder {
     ) -> u64 {
         let Some((&[index, flags, high, low], payload)) = payload.split_first_chunk::<FEC_HEADER>() else { return 1 };
         let Some(number) = self.number(header.sequence) else { return 1 };
+        let number = number + self.shift(index, number);
         let matrix = self.matrix;
         // A repair packet has the number of the last packet of its group.
         let group = if index == ROW && matrix.repairs_rows {
@@ -216,6 +229,39 @@ impl FecDecoder {
                 self.finish(number, part, rebuilt) + self.run(rebuilt)
             }
         }
+    }
+
+    /// Shifts the matrix, if a repair packet that is the last of its group says that it begins elsewhere than with the first
+    /// packet, as it does in libsrt for members that join a group that sends. Returns the number of packets by which all
+    /// numbers have gone up.
+    fn shift(&mut self, index: u8, number: u64) -> u64 {
+        let matrix = self.matrix;
+        let width = matrix.width();
+        let is_row = index == ROW && matrix.repairs_rows;
+        if self.shifts == 0 || !(is_row || u64::from(index) < width && matrix.has_columns()) {
+            return 0;
+        }
+        // The number of the last packet of a group, which repeats itself after each matrix, or each row.
+        let (last, period) = if is_row {
+            (width - 1, width)
+        } else {
+            (matrix.start_of_column(index) + (u64::from(matrix.rows) - 1) * width, width * u64::from(matrix.rows))
+        };
+        let shift = (last % period + period - number % period) % period;
+        if shift == 0 {
+            // A row says nothing about the place of the columns.
+            self.shifts = if is_row && matrix.has_columns() { self.shifts } else { 0 };
+            return 0;
+        }
+        self.shifts -= 1;
+        self.number += shift;
+        if let Some(model) = &mut self.model {
+            model.number += shift;
+        }
+        for group in self.rows.iter_mut().chain(&mut self.columns) {
+            *group = Group::default();
+        }
+        shift
     }
 
     /// Returns the number of a packet by its place in a row, or in a column.

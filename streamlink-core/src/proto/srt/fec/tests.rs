@@ -50,9 +50,22 @@ fn encoded(matrix: FilterMatrix, count: u64) -> Vec<(DataHeader, Bytes)> {
 fn decoded(
     matrix: FilterMatrix,
     packets: &[(DataHeader, Bytes)],
+    lose: impl FnMut(&DataHeader) -> bool,
+) -> (Vec<u64>, u64) {
+    decoded_from(Sequence::new(FIRST), matrix, packets, lose)
+}
+
+/// Does the same with a decoder whose matrix begins with this number.
+fn decoded_from(
+    first: Sequence,
+    matrix: FilterMatrix,
+    packets: &[(DataHeader, Bytes)],
     mut lose: impl FnMut(&DataHeader) -> bool,
 ) -> (Vec<u64>, u64) {
-    let mut decoder = FecDecoder::new(matrix, Sequence::new(FIRST));
+    let mut decoder = FecDecoder::new(matrix, first);
+    if first != Sequence::new(FIRST) {
+        decoder.find_matrix();
+    }
     let mut rebuilt = Vec::new();
     let mut wrong = 0;
     for (header, payload) in packets {
@@ -118,6 +131,23 @@ fn srt_fec_repair_packets_leave_where_libsrt_sends_them() {
     assert_eq!(order("fec,cols:2,rows:-2,layout:even", 4), ["0", "1", "2", "V2/0", "3", "V3/1"]);
     let stairs = ["0", "1", "2", "V2/0", "3", "4", "5", "V5/1", "6", "V6/0"];
     assert_eq!(order("fec,cols:2,rows:-2,layout:staircase", 7), stairs);
+}
+
+#[test]
+fn srt_fec_decoder_finds_where_the_matrix_begins() {
+    for text in ["fec,cols:5", "fec,cols:10,rows:5,layout:even", "fec,cols:10,rows:5", "fec,cols:6,rows:-4"] {
+        let matrix = matrix(text);
+        let packets = encoded(matrix, 600);
+        for early in [0, 1, 7, 10, 23, 50, 77] {
+            let first = Sequence::new(FIRST).before(early);
+            // Losses far from each other, after the first repair packets.
+            let lost: Vec<u64> = (200..500).step_by(61).collect();
+            let (mut rebuilt, wrong) = decoded_from(first, matrix, &packets, of(&lost));
+            // What came before the matrix was found is rebuilt once more, which does no harm.
+            rebuilt.retain(|number| *number >= 200);
+            assert_eq!((rebuilt, wrong), (lost, 0), "{text}, {early} too early");
+        }
+    }
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn srt_listener_rejects_with_exact_codes() {
         change(&mut request);
         secret_terms().prepare(&request).map(|_| ()).map_err(|Rejection(code)| code)
     };
-    let srt = |r: &mut Handshake, change: &dyn Fn(&mut super::handshake::SrtExtension)| {
+    let srt = |r: &mut Handshake, change: &dyn Fn(&mut handshake::SrtExtension)| {
         change(r.extensions.srt.as_mut().unwrap());
     };
     assert_eq!(request(&|_| {}), Ok(()));
@@ -84,7 +84,7 @@ fn srt_listener_rejects_with_exact_codes() {
     }
     assert_eq!(request(&|r| r.extensions.filter = Some("fec,cols:8".into())), Ok(()));
     assert_eq!(request(&|r| r.extensions.fault = Some(ExtensionFault::Filter)), Err(14));
-    let group = |kind| Some(super::handshake::GroupExtension { id: 0x4000_0001, kind, weight: 0 });
+    let group = |kind| Some(GroupExtension { id: 0x4000_0001, kind, weight: 0 });
     assert_eq!(request(&|r| r.extensions.group = group(1)), Err(15));
     for (groups, kind, result) in [
         (Groups::None, 1, Err(15)),
