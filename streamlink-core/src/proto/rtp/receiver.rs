@@ -188,7 +188,7 @@ impl Receiver {
         let Some(number) = stream.extend(header.sequence) else { return false };
         match number.checked_sub(stream.next) {
             Some(ahead) => stream.held.get(ahead as usize).is_none_or(Option::is_none), // at most MAX_DROPOUT
-            None => self.window.is_zero() && stream.seen[number as usize % REMEMBERED].0 != header.sequence,
+            None => self.window.is_zero() && !stream.has_seen(header.sequence),
         }
     }
 
@@ -213,6 +213,10 @@ impl Receiver {
             return self.audition(header, packet, out);
         };
         stream.last_arrival = stream.last_arrival.max(arrival);
+        if self.window.is_zero() && sequence < stream.next && stream.has_seen(header.sequence) {
+            self.quality.duplicates = self.quality.duplicates.saturating_add(1);
+            return;
+        }
         stream.measure_jitter(header, arrival);
         stream.remember(header.sequence, fingerprint);
         if sequence >= stream.next {
@@ -393,6 +397,12 @@ impl Stream {
 
     fn remember(&mut self, sequence: u16, fingerprint: u32) {
         self.seen[usize::from(sequence) % REMEMBERED] = (sequence, fingerprint);
+    }
+
+    /// Returns whether a packet with this sequence number was remembered of late.
+    fn has_seen(&self, sequence: u16) -> bool {
+        let (known, fingerprint) = self.seen[usize::from(sequence) % REMEMBERED];
+        known == sequence && fingerprint != 0
     }
 
     /// Returns true if a packet behind the stream is not late and no copy, but one of a stream that begins again.

@@ -73,6 +73,13 @@ fn rtp_receiver_without_window_does_not_reorder() {
     }
     assert_eq!(bench.sequences(), [1, 2, 5, 4, 6]);
     assert_eq!((bench.receiver.quality().lost, bench.receiver.quality().recovered), (1, 1));
+    // Copies do not pass again.
+    for (ms, sequence) in [(5, 6), (6, 4), (7, 1), (8, 7)] {
+        bench.feed(ms, 1, sequence);
+    }
+    assert_eq!(bench.sequences(), [7]);
+    let q = bench.receiver.quality();
+    assert_eq!((q.lost, q.recovered, q.duplicates), (1, 1, 3));
 }
 
 #[test]
