@@ -171,7 +171,7 @@ fn srt_rendezvous_between_two_flows_survives_the_restart_of_one() {
         .rendezvous()
         .bind(format!(":{b}"))
         .latency(latency)
-        .peer_idle_timeout(Duration::from_millis(1000))
+        .peer_idle_timeout(Duration::from_millis(3000))
         .encryption(Passphrase::new(SECRET).unwrap(), KeyLength::Aes256);
     let sender = Rig::start(Source::app_datagrams("app"), vec![output.into()]);
     for _ in 0..2 {

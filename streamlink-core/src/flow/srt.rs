@@ -398,7 +398,8 @@ macro_rules! srt_setters {
                 self
             }
 
-            /// Sets the time that the peer may be silent before the connection is lost (5000 ms; 1000–60 000).
+            /// Sets the time that the peer may be silent before the connection is lost (5000 ms; 1000–60 000). A peer without
+            /// media says once a second that it is alive: values below 2000 ms are for media that never pauses.
             pub fn peer_idle_timeout(mut self, timeout: Duration) -> Self {
                 let timeout = check_millis(timeout, IDLE_TIMEOUT);
                 self.draft.try_set("peeridletimeo", timeout, |s, v| s.srt.peer_idle_timeout = v);
