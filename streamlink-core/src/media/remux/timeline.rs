@@ -300,16 +300,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn timeline_break_moves_tracks_one_after_the_other() {
+    /// Returns a timeline with two tracks, of which ten pictures' time has been placed from this timestamp on.
+    fn running(start: u64) -> (Timeline, TrackTime, TrackTime) {
         let mut timeline = Timeline::default();
         let mut video = TrackTime::default();
         let mut audio = TrackTime::default();
-        timeline.begin(1_000_000);
+        timeline.begin(start);
         for i in 0..10u64 {
-            next(&mut timeline, &mut video, 1_000_000 + i * 3600, VIDEO).unwrap();
-            next(&mut timeline, &mut audio, 1_000_000 + i * 3600, AUDIO).unwrap();
+            next(&mut timeline, &mut video, start + i * 3600, VIDEO).unwrap();
+            next(&mut timeline, &mut audio, start + i * 3600, AUDIO).unwrap();
         }
+        (timeline, video, audio)
+    }
+
+    #[test]
+    fn timeline_break_moves_tracks_one_after_the_other() {
+        let (mut timeline, mut video, mut audio) = running(1_000_000);
         // Steps back by three seconds, and by 150 ms; steps forward by an hour.
         let mut at = 9 * FRAME;
         let mut raw = 1_000_000 + 9 * 3600;
@@ -329,14 +335,7 @@ mod tests {
     #[test]
     fn timeline_break_with_a_gap_moves_sound_that_steps_back_by_less() {
         for step in [-60i64, -80, -100, -120, -150] {
-            let mut timeline = Timeline::default();
-            let mut video = TrackTime::default();
-            let mut audio = TrackTime::default();
-            timeline.begin(1_000_000);
-            for i in 0..10u64 {
-                next(&mut timeline, &mut video, 1_000_000 + i * 3600, VIDEO).unwrap();
-                next(&mut timeline, &mut audio, 1_000_000 + i * 3600, AUDIO).unwrap();
-            }
+            let (mut timeline, mut video, mut audio) = running(1_000_000);
             // The pictures go on 120 ms later, as some of those before are yet to be shown.
             let at = 9 * FRAME;
             let raw = (1_000_000 + at + FRAME + step * 90) as u64;
@@ -349,14 +348,7 @@ mod tests {
 
     #[test]
     fn timeline_gap_of_sound_is_one_of_suspected_pictures() {
-        let mut timeline = Timeline::default();
-        let mut video = TrackTime::default();
-        let mut audio = TrackTime::default();
-        timeline.begin(0);
-        for i in 0..10u64 {
-            next(&mut timeline, &mut video, i * 3600, VIDEO).unwrap();
-            next(&mut timeline, &mut audio, i * 3600, AUDIO).unwrap();
-        }
+        let (mut timeline, mut video, mut audio) = running(0);
         // The clock steps forward by 400 ms. The sound comes before the program clock, which tells of it.
         assert_eq!(next(&mut timeline, &mut audio, 10 * 3600 + 36_000, AUDIO), Some(10 * FRAME + 36_000));
         video.suspect();
