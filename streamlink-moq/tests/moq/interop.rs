@@ -7,7 +7,7 @@ use crate::common::{
 };
 use moq_transport::{
     coding::TrackNamespace,
-    serve::{Track, TrackReader, TrackReaderMode},
+    serve::{ServeError, SubgroupsReader, Track, TrackReaderMode},
     session::{Session, Subscriber, Transport, transport},
 };
 use std::{sync::Arc, time::Duration};
@@ -39,14 +39,27 @@ async fn connect(port: u16, certificate: &Certificate) -> (Session, Subscriber) 
     (session, subscriber)
 }
 
-/// Subscribes to a track of the broadcast.
-async fn subscribe(subscriber: &Subscriber, name: &str) -> TrackReader {
-    let (writer, reader) = Track::new(TrackNamespace::from_utf8_path("live/cam"), name).produce();
-    let mut subscriber = subscriber.clone();
-    tokio::spawn(async move {
-        let _ = subscriber.subscribe(writer).await; // until the session ends
-    });
-    reader
+/// Subscribes to a track of the broadcast, again until the relay knows it: a subscription that comes before
+/// the broadcast's announcement is refused.
+async fn subscribe(subscriber: &Subscriber, name: &str) -> SubgroupsReader {
+    soon(name, async {
+        loop {
+            let (writer, reader) = Track::new(TrackNamespace::from_utf8_path("live/cam"), name).produce();
+            let mut subscriber = subscriber.clone();
+            tokio::spawn(async move {
+                let _ = subscriber.subscribe(writer).await; // until the session ends
+            });
+            match reader.mode().await {
+                Ok(TrackReaderMode::Subgroups(groups)) => return groups,
+                Ok(_) => panic!("{name} comes in subgroups"),
+                Err(ServeError::NotFound | ServeError::NotFoundWithId(..)) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("{name}: {error}"),
+            }
+        }
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,18 +77,12 @@ async fn cloudflare_moq_transport_reads_our_catalog_and_mpeg_ts() {
     let (session, subscriber) = soon("session", connect(relay.address().port(), &certificate)).await;
     let session = tokio::spawn(session.run());
 
-    let reader = subscribe(&subscriber, "catalog").await;
-    let TrackReaderMode::Subgroups(mut groups) = soon("catalog", reader.mode()).await.unwrap() else {
-        panic!("the catalog comes in subgroups")
-    };
+    let mut groups = subscribe(&subscriber, "catalog").await;
     let mut group = soon("catalog", groups.next()).await.unwrap().unwrap();
     let catalog = soon("catalog", group.read_next()).await.unwrap().unwrap();
     assert!(Catalog::parse(&catalog).unwrap().media.is_transport_stream);
 
-    let reader = subscribe(&subscriber, "media").await;
-    let TrackReaderMode::Subgroups(mut groups) = soon("media", reader.mode()).await.unwrap() else {
-        panic!("the media come in subgroups")
-    };
+    let mut groups = subscribe(&subscriber, "media").await;
     // The first group may be cut at its beginning; the second is whole.
     soon("first group", groups.next()).await.unwrap().unwrap();
     let mut group = soon("second group", groups.next()).await.unwrap().unwrap();
