@@ -62,8 +62,9 @@ impl Common {
         fields: &mut dyn Fields,
         is_local: impl Fn(IpAddr) -> bool,
     ) -> Option<SocketAddr> {
-        // Servers of RTSP, and of RTMP behind a push, are often on the same machine.
-        let may_be_meant_to_listen = fields.srt().is_some() || fields.scope() == SettingScope::RtmpPullSource;
+        // Servers of RTSP, and of RTMP behind a push, are often on the same machine, and only callers name nodes.
+        let may_be_meant_to_listen =
+            fields.srt().is_some_and(|srt| srt.nodes.is_empty()) || fields.scope() == SettingScope::RtmpPullSource;
         let remote = fields.call().filter(|_| self.mode_is_implied && may_be_meant_to_listen)?.remote.clone();
         remote.literal().filter(|address| is_local(address.ip()))
     }

@@ -200,6 +200,9 @@ fn callers_of_this_machine_are_found() {
     for url in [
         "srt://127.0.0.1:9000?mode=caller",
         "srt://127.0.0.1:9000?mode=listener",
+        "srt://127.0.0.1:9000?mode=rendezvous",
+        "srt://127.0.0.1:9000?nodes=127.0.0.1:9001",
+        "srt://*?type=broadcast&nodes=127.0.0.1:9000,127.0.0.1:9001",
         "srt://:9000",
         "srt://0.0.0.0:9000",
         "srt://[::]:9000",
