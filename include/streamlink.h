@@ -1959,7 +1959,7 @@ streamlink_status streamlink_flow_builder_set_bandwidth_policy(streamlink_flow_b
 
 /**
  * Maximum time for which packets of RTP and RTSP sources wait for more, so that they leave together, in milliseconds (5;
- * 0 to 20). Bursts, and flows with fewer than 8 outputs, wait for no more than 1 ms.
+ * 0 to 20). Flows with fewer than 8 outputs let them wait for no more than 1 ms.
  *
  * # Safety
  * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.

@@ -112,7 +112,7 @@ fn fanout(plan: &Plan, shape: Shape, take_runs: bool) -> Result<Row, Failure> {
     let programs = [
         ("streamlink", OURS),
         ("streamlink, no coalescing", Program::Ours { coalesce_ms: Some(0), observed: false }),
-        ("floor: runs, held as long", Program::FloorOfRuns(hold)),
+        ("floor: sends runs", Program::FloorOfRuns(hold)),
         ("floor: recvfrom + sendto", Program::Floor),
         ("gst udpsrc ! multiudpsink", Program::Gstreamer),
     ];

@@ -163,10 +163,10 @@ impl<F> FlowBuilder<F> {
     /// Sets the maximum time that packets of RTP and RTSP sources may wait for more, so that they leave together (5 ms;
     /// 0–20).
     ///
-    /// Sending many datagrams at once costs a fraction of sending each by itself. Packets that come in bursts wait for no
-    /// more than 1 ms, and so do all packets of a flow with fewer than 8 outputs. Packets of RTP and UDP sources that come
-    /// steadily, one at a time, wait until about 16 have come, or for this time: at 6 Mb/s three leave together. 0 passes
-    /// packets on after each read.
+    /// Sending many datagrams at once costs a fraction of sending each by itself. Packets of RTP and UDP sources that come
+    /// steadily, one at a time, wait until about 16 have come, or for this time: at 6 Mb/s three leave together. In a flow
+    /// with fewer than 8 outputs they wait for no more than 1 ms, and those of RIST and RTSP sources in any flow. What
+    /// comes after a pause does not wait but over RTSP. 0 passes packets on after each read.
     pub fn coalesce(mut self, window: Duration) -> Self {
         self.draft.coalesce = window;
         self

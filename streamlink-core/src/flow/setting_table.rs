@@ -227,7 +227,7 @@ pub(crate) static TABLE: &[Row] = &[
         access: None,
     },
     Row {
-        setting: setting("coalesce", "coalesce", &[Flow], Number { min: 0, max: 20 }, "ms", "5", "Maximum time that packets of RTP and RTSP sources may wait for more, so that they leave together. Bursts, and flows with fewer than 8 outputs, wait for no more than 1 ms; packets of RTP and UDP sources that come one at a time until about 16 have come."),
+        setting: setting("coalesce", "coalesce", &[Flow], Number { min: 0, max: 20 }, "ms", "5", "Maximum time that packets of RTP and RTSP sources may wait for more, so that they leave together. Steady packets of RTP and UDP sources wait until about 16 have come; in flows with fewer than 8 outputs, and those of RIST and RTSP sources, for no more than 1 ms."),
         access: None,
     },
     Row {

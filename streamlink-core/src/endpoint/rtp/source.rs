@@ -85,7 +85,7 @@ impl UdpSource {
         let Self { settings, protocol, mut socket, mut side, mut memory, mut alarm } = self;
         let mut gathering = match protocol {
             // What is lost is asked for when the packet behind it is read.
-            Protocol::Rist { .. } => Gathering::of_bursts(context.coalesce),
+            Protocol::Rist { .. } => Gathering::short(context.coalesce),
             Protocol::Rtp { .. } | Protocol::Udp => Gathering::new(context.coalesce),
         };
         let ring = context.group.ring().clone();
@@ -117,14 +117,6 @@ impl UdpSource {
                     }
                 }
                 () = arrivals(&socket, &alarm) => {
-                    let pause = gathering.after_pause();
-                    if socket.is_watched() && !pause.is_zero() {
-                        // Datagrams that arrive during this pause leave in the same batch.
-                        tokio::select! {
-                            () = stop.cancelled() => return reception.stop(),
-                            () = alarm.wait(pause) => {}
-                        }
-                    }
                     let mut count = 0;
                     let result = socket.drain(&mut memory, MAX_BATCH, |datagram| {
                         count += 1;
