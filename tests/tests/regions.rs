@@ -123,6 +123,9 @@ fn region_tap_is_attached_with_first_output_and_dropped_with_last() {
     assert_eq!(names(&engine, &mut run, 3), ["a", "b", "c"]);
     engine.block_on(flow.remove_output("a")).unwrap();
     assert_eq!(names(&engine, &mut run, 2), ["b", "c"]);
+    let notice = |event: Event| matches!(event, Event::RegionNotice { .. }).then(|| event.to_string());
+    let notice = wait_for_event(&flow, &engine, notice);
+    assert!(notice.contains("the end of the removed output `a` was not reported"), "{notice}");
     engine.block_on(flow.remove_output("b")).unwrap();
     let region = &flow.stats().regions[0];
     assert_eq!((region.name.as_str(), region.outputs, region.packets), ("eu", 1, 3));

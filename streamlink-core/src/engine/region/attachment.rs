@@ -184,9 +184,8 @@ impl Removal {
         tokio::select! {
             () = removed.cancelled() => {}
             () = self.attachment.ended.cancelled() => {}
-            () = tokio::time::sleep(REMOVAL_TIMEOUT) => {}
+            () = tokio::time::sleep(REMOVAL_TIMEOUT) => self.attachment.give_up_leaving(self.id),
         }
-        self.attachment.lock().leaving.retain(|leaving| leaving.id != self.id);
     }
 }
 
@@ -317,6 +316,17 @@ impl Attachment {
         drop(state);
         self.changed.notify_one();
         Removal { attachment: self.clone(), id, removed }
+    }
+
+    /// Forgets a removed output whose end was not reported in time, and tells of it.
+    fn give_up_leaving(&self, id: u64) {
+        let mut state = self.lock();
+        let Some(place) = state.leaving.iter().position(|leaving| leaving.id == id) else { return };
+        let name = state.leaving.remove(place).status.name();
+        drop(state);
+        let text =
+            format!("the end of the removed output `{name}` was not reported within {} s", REMOVAL_TIMEOUT.as_secs());
+        self.emit([Event::RegionNotice { region: self.region.name.clone(), text: text.into() }]);
     }
 
     /// Leaves the region if no output is left there. Returns true if the flow has left it.

@@ -43,7 +43,7 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct Leaving {
     pub(super) id: u64,
-    status: Arc<Status>,
+    pub(super) status: Arc<Status>,
     /// Report whose counters the status has.
     report: Option<Report>,
     /// Cancelled when the output has ended at its node.
