@@ -9,12 +9,13 @@ pub(crate) mod impair;
 use moq_relay::{Config, Relay};
 use sha2::{Digest, Sha256};
 use std::{
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 use streamlink_moq::{LinkSettings, RelayAddress};
+pub(crate) use streamlink_tests::rig::free_port;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task::JoinHandle,
@@ -71,11 +72,6 @@ impl Certificate {
     pub(crate) fn settings(&self) -> LinkSettings {
         LinkSettings::new().fingerprint(&self.fingerprint)
     }
-}
-
-/// Returns a UDP port of 127.0.0.1 that is free now.
-pub(crate) fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").expect("socket").local_addr().expect("address").port()
 }
 
 pub(crate) fn address(port: u16) -> RelayAddress {
