@@ -11,7 +11,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// Maximum number of addresses without a connection that are kept for their refused attempts.
@@ -29,7 +29,8 @@ pub(in crate::endpoint) struct PeerRegistry {
 struct Usage {
     pending: u32,
     connections: u32,
-    /// Refused attempts that are left, and the time of the last top-up.
+    /// Refused attempts that are left, and the time of the last top-up. Attempts that are decided together may be more
+    /// than are left: then it is negative, and later ones wait for longer.
     attempts: f64,
     topped_up: Instant,
 }
@@ -42,9 +43,9 @@ impl Usage {
     }
 
     /// Returns whether the entry can be dropped without losing information.
-    fn is_idle(&self, now: Instant) -> bool {
-        let quiet = now.saturating_duration_since(self.topped_up) >= Duration::from_secs(1);
-        self.pending == 0 && self.connections == 0 && quiet
+    fn is_idle(&mut self, per_second: u32, now: Instant) -> bool {
+        self.top_up(per_second, now);
+        self.pending == 0 && self.connections == 0 && self.attempts >= f64::from(per_second)
     }
 }
 
@@ -90,14 +91,15 @@ impl PeerRegistry {
 
     fn with<T>(&self, address: IpAddr, now: Instant, act: impl FnOnce(&mut Usage) -> T) -> T {
         let mut peers = lock(&self.peers);
+        let per_second = self.limits.refusals_per_second;
         if peers.len() >= MAX_ADDRESSES && !peers.contains_key(&address) {
-            peers.retain(|_, usage| !usage.is_idle(now));
+            peers.retain(|_, usage| !usage.is_idle(per_second, now));
             if peers.len() >= MAX_ADDRESSES {
                 // Under a flood from many addresses, the refusals of those without a connection are forgotten.
                 peers.retain(|_, usage| usage.pending > 0 || usage.connections > 0);
             }
         }
-        let attempts = f64::from(self.limits.refusals_per_second);
+        let attempts = f64::from(per_second);
         let fresh = || Usage { pending: 0, connections: 0, attempts, topped_up: now };
         act(peers.entry(address).or_insert_with(fresh))
     }
@@ -134,9 +136,11 @@ impl PeerRegistry {
     /// Counts a refused attempt of an address that the peer has proved to be its own.
     pub(in crate::endpoint) fn refused(&self, peer: IpAddr, now: Instant) {
         let per_second = self.limits.refusals_per_second;
+        // No more than the pending ones are decided together.
+        let most_owed = f64::from(self.limits.pending.max(1));
         self.with(share_address(peer), now, |usage| {
             usage.top_up(per_second, now);
-            usage.attempts = (usage.attempts - 1.0).max(0.0);
+            usage.attempts = (usage.attempts - 1.0).max(-most_owed);
         });
     }
 
@@ -152,6 +156,7 @@ impl PeerRegistry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn address(text: &str) -> IpAddr {
         text.parse().expect("an address")
@@ -197,6 +202,30 @@ mod tests {
         assert!(registry.may_attempt(address("192.0.2.2"), now));
         assert!(!registry.may_attempt(peer, now + Duration::from_millis(400)));
         assert!(registry.may_attempt(peer, now + Duration::from_millis(600)));
+    }
+
+    #[test]
+    fn peer_registry_counts_attempts_that_are_decided_together() {
+        let now = Instant::now();
+        let registry = PeerRegistry::new(PeerLimits::new().refusals_per_second(2));
+        let peer = address("192.0.2.1");
+        for _ in 0..5 {
+            assert!(registry.may_attempt(peer, now));
+        }
+        for _ in 0..5 {
+            registry.refused(peer, now);
+        }
+        // Two were left, and two come back each second.
+        assert!(!registry.may_attempt(peer, now + Duration::from_millis(1900)));
+        assert!(registry.may_attempt(peer, now + Duration::from_millis(2100)));
+        for _ in 0..10_000 {
+            registry.refused(peer, now + Duration::from_secs(3));
+        }
+        let pending = PeerLimits::new().pending;
+        assert!(
+            registry.may_attempt(peer, now + Duration::from_secs(u64::from(pending) / 2 + 5)),
+            "the debt is bounded"
+        );
     }
 
     #[test]
