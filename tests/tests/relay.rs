@@ -289,7 +289,7 @@ fn relay_draws_a_table_below_the_events_and_marks_the_active_source() {
     let [source, backup] = ports.map(|port| format!("rtp://127.0.0.1:{port}"));
     let relay = peer::example("relay");
     let command = format!("stty cols 44 rows 12; exec {} --source {source} --backup {backup}", relay.display());
-    let terminal = Peer::start("script", &["-qfec", &command, "/dev/null"]);
+    let mut terminal = Peer::start("script", &["-qfec", &command, "/dev/null"]);
     // As the table is drawn over itself, each of them begins anew.
     let tables = || terminal.output().split("endpoint").skip(1).map(str::to_owned).collect::<Vec<_>>();
     eventually("a table", || (!tables().is_empty()).then_some(()));
@@ -312,6 +312,11 @@ fn relay_draws_a_table_below_the_events_and_marks_the_active_source() {
     for row in rows {
         assert!(row.trim_end().chars().count() <= 44, "{row:?}");
     }
+    // Without its terminal the relay would go on, as a daemon that was told to read its file again.
+    let id = terminal.id();
+    let relay = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    peer::run("kill", &["-TERM", relay.trim()]);
+    assert!(terminal.finish().success());
 }
 
 /// Returns a line without what moves the cursor and sets modes of the terminal (ECMA-48 section 5.4).
