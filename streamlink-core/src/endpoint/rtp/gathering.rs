@@ -1,6 +1,6 @@
 //! The time for which a source lets datagrams gather in its socket before it reads them, so that they leave together.
 //!
-//! What comes after a pause is read at once: while the first datagrams of a burst are sent, the others come, and leave
+//! Media after a pause is read at once: while the first datagrams of a burst are sent, the others come, and leave
 //! together. To wait for them would cost a wake-up, and save nothing. Encoders that pace come without pauses, one datagram
 //! at a time, each of which costs every output a call. With many outputs these are read at intervals, in which [`RUN`] of
 //! them come, up to the limit of the flow. While it is so, the socket is not watched either: the arrival of a datagram
