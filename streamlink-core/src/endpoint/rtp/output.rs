@@ -93,7 +93,7 @@ pub(super) struct OpenOutput {
 
 struct OpenLeg {
     socket: UdpSocket,
-    fec: Option<FecSender>,
+    fec: Option<Box<FecSender>>,
     peer: SocketAddr,
 }
 
@@ -109,12 +109,12 @@ impl OpenOutput {
         status: &Arc<Status>,
     ) -> Result<Self, (String, io::Error)> {
         let options = options(settings, egress, bandwidth);
-        let mut legs = Vec::new();
+        let mut legs = Vec::with_capacity(settings.destinations().count());
         for destination in settings.destinations() {
             let what = format!("cannot resolve `{destination}`");
             let peers = resolver.addresses(destination, egress).await.map_err(|e| (what, e))?;
             let (peer, socket) = open_first(&peers, &options)?;
-            let fec = fec.clone().map(|encoder| FecSender::open(encoder, peer, &options));
+            let fec = fec.clone().map(|encoder| FecSender::open(encoder, peer, &options).map(Box::new));
             let what = format!("cannot send forward error correction to {peer}");
             let fec = fec.transpose().map_err(|error| (what, error))?;
             legs.push(OpenLeg { socket, fec, peer });
@@ -203,7 +203,7 @@ fn open_first(peers: &[SocketAddr], options: &UdpOptions) -> Result<(SocketAddr,
 pub(super) struct Leg {
     socket: UdpSocket,
     sender: Sender,
-    fec: Option<FecSender>,
+    fec: Option<Box<FecSender>>,
     form: Form,
     status: Arc<Status>,
     bandwidth: FlowBandwidth,
