@@ -50,10 +50,14 @@ impl SourceList {
         sources.iter().find(|source| source.number == number).map(|source| source.status.name()).unwrap_or_default()
     }
 
-    /// Reports to the host that another source feeds the flow.
+    /// Reports to the host that another source feeds the flow. A source that was enabled again, or replaced under its name,
+    /// has another number, but is not another source.
     pub(crate) fn report(&self, switch: Option<Switch>, events: &EventSink) {
         let Some(Switch { from, to, gap }) = switch else { return };
-        events.emit(Event::Switched { from: self.name(from), to: self.name(to), gap });
+        let (from, to) = (self.name(from), self.name(to));
+        if from != to {
+            events.emit(Event::Switched { from, to, gap });
+        }
     }
 }
 

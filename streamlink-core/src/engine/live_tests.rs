@@ -105,6 +105,27 @@ fn sources_are_added_switched_replaced_and_removed_while_media_goes_on() {
 }
 
 #[test]
+fn source_that_is_enabled_again_is_no_other_source() {
+    let engine = engine();
+    engine.block_on(async {
+        let flow = Flow::builder("f", Bitrate::mbps(10)).source(Source::app_rtp("a")).output(Output::tap("tap"));
+        let running = engine.start(flow.build().unwrap()).await.unwrap();
+        let mut tap = running.tap("tap").unwrap();
+        push(&running.app_source("a").unwrap(), 1..6, 0, 1);
+        running.set_source_enabled("a", false).await.unwrap();
+        running.set_source_enabled("a", true).await.unwrap();
+        push(&running.app_source("a").unwrap(), 6..11, 0, 1);
+        running.replace_source("a", Source::app_rtp("a")).await.unwrap();
+        push(&running.app_source("a").unwrap(), 0..5, 0, 2);
+        let packets = read(&mut tap);
+        assert_eq!(packets.len(), 15);
+        assert!(goes_on(&packets), "{packets:?}");
+        assert_eq!(switches(&running), []);
+        running.stop().await;
+    });
+}
+
+#[test]
 fn source_added_after_the_loss_of_the_only_one_continues_its_numbers() {
     let engine = engine();
     engine.block_on(async {
