@@ -19,7 +19,8 @@ use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-/// Name of the cookie of a session.
+/// Name of the cookie of a session. The port that the request names follows, because browsers send a cookie to all ports of
+/// a host.
 pub(crate) const COOKIE: &str = "streamlink_session";
 /// Time after which a session ends.
 const SESSION: Duration = Duration::from_secs(12 * 3600);
@@ -210,10 +211,12 @@ impl Access {
         if self.is_open() {
             return Ok(Role::Operator);
         }
-        if let Some(token) = cookie(&parts.headers) {
+        if let Some(token) = cookie(&parts.headers, &parts.uri) {
             let known = self.known();
             let session = known.sessions.get(&fingerprint(token)).filter(|(_, end)| Instant::now() < *end);
-            return session.map(|(role, _)| *role).ok_or_else(Problem::unauthorized);
+            if let Some((role, _)) = session {
+                return Ok(*role);
+            }
         }
         let authorization = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let Some(password) = authorization.and_then(bearer) else {
@@ -279,7 +282,13 @@ impl Access {
     }
 
     /// Begins a session. Returns the role, and the value of the header `Set-Cookie`.
-    pub(crate) async fn log_in(&self, password: &str, peer: IpAddr) -> Result<(Role, String), Problem> {
+    pub(crate) async fn log_in(
+        &self,
+        password: &str,
+        peer: IpAddr,
+        headers: &HeaderMap,
+        uri: &Uri,
+    ) -> Result<(Role, String), Problem> {
         if self.is_open() {
             return Err(Problem::conflict("nobody has to log in: the console has no password"));
         }
@@ -295,20 +304,20 @@ impl Access {
             oldest.and_then(|print| known.sessions.remove(&print));
         }
         known.sessions.insert(fingerprint(&token), (role, now + SESSION));
-        Ok((role, self.set_cookie(&token, SESSION)))
+        Ok((role, self.set_cookie(&cookie_name(headers, uri), &token, SESSION)))
     }
 
     /// Ends the session of a request. Returns the value of the header `Set-Cookie`.
-    pub(crate) fn log_out(&self, headers: &HeaderMap) -> String {
-        if let Some(token) = cookie(headers) {
+    pub(crate) fn log_out(&self, headers: &HeaderMap, uri: &Uri) -> String {
+        if let Some(token) = cookie(headers, uri) {
             self.known().sessions.remove(&fingerprint(token));
         }
-        self.set_cookie("", Duration::ZERO)
+        self.set_cookie(&cookie_name(headers, uri), "", Duration::ZERO)
     }
 
-    fn set_cookie(&self, token: &str, age: Duration) -> String {
+    fn set_cookie(&self, name: &str, token: &str, age: Duration) -> String {
         let secure = if self.0.behind_https { "; Secure" } else { "" };
-        format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}", age.as_secs())
+        format!("{name}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}", age.as_secs())
     }
 }
 
@@ -339,21 +348,30 @@ fn request_host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
 
 /// Returns a host without its port.
 fn host_name(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port))
-            if port.bytes().all(|byte| byte.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
-        {
-            name
-        }
-        _ => host,
+    split_port(host).map_or(host, |(name, _)| name)
+}
+
+/// Returns the name and the port of a host that is written with a port.
+fn split_port(host: &str) -> Option<(&str, &str)> {
+    let (name, port) = host.rsplit_once(':')?;
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']'));
+    is_port.then_some((name, port))
+}
+
+/// Returns the name of the session's cookie at the host and port that a request names.
+fn cookie_name(headers: &HeaderMap, uri: &Uri) -> String {
+    match request_host(headers, uri).and_then(split_port) {
+        Some((_, port)) => format!("{COOKIE}_{port}"),
+        None => COOKIE.to_owned(),
     }
 }
 
 /// Returns the token of the session's cookie.
-fn cookie(headers: &HeaderMap) -> Option<&str> {
+fn cookie<'a>(headers: &'a HeaderMap, uri: &Uri) -> Option<&'a str> {
+    let wanted = cookie_name(headers, uri);
     let values = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
     let pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.into_iter().find(|(name, _)| *name == COOKIE).map(|(_, token)| token)
+    pairs.into_iter().find(|(name, _)| *name == wanted).map(|(_, token)| token)
 }
 
 #[cfg(test)]
@@ -417,7 +435,9 @@ mod tests {
     async fn logins_are_bounded_and_sessions_end() {
         let access = access(&[(Role::Operator, "right"), (Role::Viewer, "seer")], &[]);
         let peer: IpAddr = "192.0.2.1".parse().unwrap();
-        let (role, cookie) = access.log_in("seer", peer).await.unwrap();
+        let uri = Uri::from_static("/");
+        let host = headers(&[("host", "localhost:8080")]);
+        let (role, cookie) = access.log_in("seer", peer, &host, &uri).await.unwrap();
         assert_eq!(role, Role::Viewer);
         assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
         let cookie = cookie.split(';').next().unwrap().to_owned();
@@ -426,17 +446,22 @@ mod tests {
             parts.headers = headers(pairs);
             parts
         };
-        assert_eq!(access.role(&request(&[("cookie", &cookie)]), peer).await.unwrap(), Role::Viewer);
-        access.log_out(&headers(&[("cookie", &cookie)]));
-        assert!(access.role(&request(&[("cookie", &cookie)]), peer).await.is_err());
+        let here = request(&[("host", "localhost:8080"), ("cookie", &cookie)]);
+        assert_eq!(access.role(&here, peer).await.unwrap(), Role::Viewer);
+        let other = request(&[("host", "localhost:8081"), ("cookie", &cookie)]);
+        assert!(access.role(&other, peer).await.is_err(), "another console of this host");
+        access.log_out(&here.headers, &uri);
+        assert!(access.role(&here, peer).await.is_err());
         let bearer = request(&[("authorization", "Bearer right")]);
         assert_eq!(access.role(&bearer, peer).await.unwrap(), Role::Operator);
+        let stale = request(&[("host", "localhost:8080"), ("cookie", &cookie), ("authorization", "Bearer right")]);
+        assert_eq!(access.role(&stale, peer).await.unwrap(), Role::Operator, "the password counts");
         for _ in 0..MAX_FAILURES {
-            assert!(access.log_in("wrong", peer).await.is_err());
+            assert!(access.log_in("wrong", peer, &host, &uri).await.is_err());
         }
-        assert!(access.log_in("right", peer).await.is_err(), "the address has to wait");
+        assert!(access.log_in("right", peer, &host, &uri).await.is_err(), "the address has to wait");
         assert_eq!(access.role(&bearer, peer).await.unwrap(), Role::Operator, "this one is known");
-        assert!(access.log_in("right", "192.0.2.2".parse().unwrap()).await.is_ok());
+        assert!(access.log_in("right", "192.0.2.2".parse().unwrap(), &host, &uri).await.is_ok());
     }
 
     #[test]

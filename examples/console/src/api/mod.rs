@@ -89,7 +89,8 @@ impl Modify for Security {
     fn modify(&self, document: &mut openapi::OpenApi) {
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-        let cookie = ApiKey::Cookie(ApiKeyValue::new(COOKIE));
+        let name = "the name ends with `_` and the port, if the request names one";
+        let cookie = ApiKey::Cookie(ApiKeyValue::with_description(COOKIE, name));
         components.add_security_scheme("session", SecurityScheme::ApiKey(cookie));
     }
 }

@@ -5,7 +5,7 @@ use crate::{access::Role, problem::Problem};
 use axum::{
     Json,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -54,6 +54,8 @@ async fn show(State(console): State<Console>, request: Request) -> Answer<Sessio
 async fn begin(
     State(console): State<Console>,
     address: Option<axum::Extension<axum::extract::ConnectInfo<SocketAddr>>>,
+    headers: HeaderMap,
+    uri: Uri,
     JsonBody(mut body): JsonBody,
 ) -> Result<Response, Problem> {
     let Some(Value::String(password)) = body.remove("password") else {
@@ -61,14 +63,14 @@ async fn begin(
     };
     let password = Zeroizing::new(password);
     let peer = address.map_or(IpAddr::from([0, 0, 0, 0]), |address| address.0.0.ip());
-    let (role, cookie) = console.access.log_in(&password, peer).await?;
+    let (role, cookie) = console.access.log_in(&password, peer, &headers, &uri).await?;
     let session = Session { role: Some(role), needs_password: true };
     Ok(([(header::SET_COOKIE, cookie)], Json(session)).into_response())
 }
 
 /// Logs out.
 #[utoipa::path(delete, path = "/session", tag = "console", responses((status = 204)))]
-async fn end(State(console): State<Console>, headers: HeaderMap) -> Response {
-    let cookie = console.access.log_out(&headers);
+async fn end(State(console): State<Console>, headers: HeaderMap, uri: Uri) -> Response {
+    let cookie = console.access.log_out(&headers, &uri);
     (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response()
 }
