@@ -36,6 +36,17 @@ impl Peer {
         Self { child, log, _folder: folder }
     }
 
+    /// Starts an srt-live-transmit that sends what comes to a UDP port over SRT. The port's buffer holds what comes
+    /// while the program waits for a processor: a loss there is not one of SRT.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[track_caller]
+    pub fn sends_srt(port: u16, url: &str) -> Self {
+        let from = format!("udp://127.0.0.1:{port}?rcvbuf=4000000");
+        Self::start("srt-live-transmit", &["-q", "-loglevel:fatal", &from, url])
+    }
+
     /// Returns its output so far, on both streams.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()

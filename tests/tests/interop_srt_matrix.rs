@@ -91,7 +91,7 @@ impl Case {
             Program::Gstreamer => peer::gstreamer_sends_srt(&from, &url),
             Program::LiveTransmit => {
                 let input = free_port();
-                let sender = Peer::start("srt-live-transmit", &["-q", &format!("udp://127.0.0.1:{input}"), &url]);
+                let sender = Peer::sends_srt(input, &url);
                 sender.wait_for_udp(input);
                 let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
                 let media = fs::read(&from).unwrap();

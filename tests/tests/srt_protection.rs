@@ -109,8 +109,7 @@ fn srt_filter_of_libsrt_repairs_what_arrives() {
         let network = Lossy::to(SocketAddr::from(([127, 0, 0, 1], receiver.input_port())), 2);
         let port = free_port();
         let to = format!("srt://{}?mode=caller&latency=500&packetfilter={filter}", network.address);
-        let from = format!("udp://127.0.0.1:{port}");
-        let caller = Peer::start("srt-live-transmit", &["-q", "-loglevel:fatal", &from, &to]);
+        let caller = Peer::sends_srt(port, &to);
         caller.wait_for_udp(port);
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         feed(|datagram| {

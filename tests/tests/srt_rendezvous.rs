@@ -63,10 +63,7 @@ fn receive_from_libsrt(is_encrypted: bool, ours_is_first: bool) {
     let theirs = free_port();
     let input = free_port();
     let start_theirs = || {
-        let peer = Peer::start(
-            "srt-live-transmit",
-            &["-q", &format!("udp://127.0.0.1:{input}"), &url_of_theirs(ours, theirs, is_encrypted)],
-        );
+        let peer = Peer::sends_srt(input, &url_of_theirs(ours, theirs, is_encrypted));
         peer.wait_for_udp(theirs);
         peer
     };

@@ -124,9 +124,8 @@ fn cost_of_libsrt(path: Path) -> Cost {
     let mut sender = None;
     let cost = transfer(path, |address| {
         let port = free_port();
-        let from = format!("udp://127.0.0.1:{port}");
         let to = format!("srt://{address}?mode=caller&latency={}", path.latency);
-        let peer = Peer::start("srt-live-transmit", &["-q", "-loglevel:fatal", &from, &to]);
+        let peer = Peer::sends_srt(port, &to);
         peer.wait_for_udp(port);
         // It opens its UDP port after it has connected.
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -64,7 +64,7 @@ fn srt_stats_match_the_wire_with_losses_and_retransmissions() {
     // It stays when it has sent all, so that what was lost last is sent again.
     let to_us = format!("srt://{}?latency=1000", network_in.address);
     let port = streamlink_tests::rig::free_port();
-    let caller = Peer::start("srt-live-transmit", &["-q", &format!("udp://127.0.0.1:{port}"), &to_us]);
+    let caller = Peer::sends_srt(port, &to_us);
     caller.wait_for_udp(port);
     let mut encoder =
         play(&clip(), &["-map", "0", "-c", "copy", "-f", "mpegts", &format!("udp://127.0.0.1:{port}?pkt_size=1316")]);
