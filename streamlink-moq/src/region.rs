@@ -340,6 +340,14 @@ async fn publish_media(
     Ok(())
 }
 
+/// Change of a leg over a relay that is told at the flow's handle.
+enum LegChange {
+    Connected,
+    Lost(LossReason),
+    /// Loss in hundredths of a percent, and the round trip time.
+    Lossy(u32, Duration),
+}
+
 /// One flow in one region.
 struct FlowLink {
     cluster: Arc<Shared>,
@@ -441,6 +449,7 @@ impl FlowLink {
 
     /// Takes an event of the listener for media over SRT.
     fn take_srt_event(&mut self, event: Event) {
+        self.report_legs(Instant::now());
         if let Some(sender) = &mut self.srt {
             sender.tell(event, &self.reporter);
         }
@@ -460,21 +469,21 @@ impl FlowLink {
         }
     }
 
-    /// Reports the legs, and what is waited for.
-    fn check(&mut self) {
-        let now = Instant::now();
+    /// Reports the statistics of the legs, then what has changed about them: whoever reads the statistics at an event
+    /// finds its figures there. Returns why a relay does not answer.
+    fn report_legs(&mut self, now: Instant) -> Option<PeerText> {
         let mut reason = None;
-        let mut shown = Vec::new();
+        let (mut shown, mut changes) = (Vec::new(), Vec::new());
         let watches = self.legs.iter_mut().zip(&mut self.losses);
         for (link, (leg, loss)) in self.relays.links().iter().zip(watches) {
             let status = link.status();
             let relay = link.address().to_string();
             if status.is_connected() && leg.is_none() {
                 *leg = Some(now);
-                self.reporter.leg_connected(&relay);
+                changes.push((relay.clone(), LegChange::Connected));
             } else if !status.is_connected() && leg.take().is_some() {
                 let reason = status.last_error.clone().unwrap_or_default();
-                self.reporter.leg_lost(&relay, LossReason::Io(reason));
+                changes.push((relay.clone(), LegChange::Lost(LossReason::Io(reason))));
             }
             let mut stats = MemberStats::new(relay);
             stats.connected_for = leg.map(|since| now.saturating_duration_since(since));
@@ -486,16 +495,30 @@ impl FlowLink {
                 stats.round_trip = Duration::from_secs_f64(millis.min(60_000.0) / 1000.0);
                 // What goes over the relays of a region with media over SRT is small, and waits for nothing.
                 let event = loss.observe(now, stats.packets, stats.lost, link.address()).filter(|_| self.srt.is_none());
-                if let Some(MoqEvent::LossHigh { .. }) = event {
-                    self.reporter.leg_lossy(&stats.address, loss.basis_points(), stats.round_trip);
-                }
                 stats.recent_loss = loss.basis_points();
+                if let Some(MoqEvent::LossHigh { .. }) = event {
+                    changes.push((stats.address.clone(), LegChange::Lossy(stats.recent_loss, stats.round_trip)));
+                }
             }
             shown.push(stats);
             reason = reason.or(status.last_error);
         }
         shown.extend(self.srt.iter().flat_map(SrtSender::legs));
         self.reporter.legs(shown);
+        for (relay, change) in changes {
+            match change {
+                LegChange::Connected => self.reporter.leg_connected(&relay),
+                LegChange::Lost(reason) => self.reporter.leg_lost(&relay, reason),
+                LegChange::Lossy(basis_points, round_trip) => self.reporter.leg_lossy(&relay, basis_points, round_trip),
+            }
+        }
+        reason
+    }
+
+    /// Reports the legs, and what is waited for.
+    fn check(&mut self) {
+        let now = Instant::now();
+        let reason = self.report_legs(now);
         self.repeat(now);
         if self.legs.iter().all(Option::is_none) {
             let text = match reason {
