@@ -80,6 +80,14 @@ pub fn play(file: &Path, arguments: &[&str]) -> peer::Peer {
     peer::Peer::start("ffmpeg", &all)
 }
 
+/// Starts ffmpeg, playing a file in real time, and from the beginning again until it is ended.
+#[track_caller]
+pub fn play_in_a_loop(file: &Path, arguments: &[&str]) -> peer::Peer {
+    let mut all = vec!["-v", "error", "-nostdin", "-re", "-stream_loop", "-1", "-i", text(file)];
+    all.extend(arguments);
+    peer::Peer::start("ffmpeg", &all)
+}
+
 /// The times of a stream of a recording, which never go back.
 ///
 /// # Panics

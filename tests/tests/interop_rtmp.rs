@@ -205,7 +205,7 @@ fn rtmp_late_player_starts_at_the_last_key_frame() {
     let rig = Rig::start(publishing("in"), vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").into()]);
     let url = rig.playback();
     let publisher = ffmpeg_publishes(&clip(), &rig.input());
-    eventually("three seconds", || (rig.running.stats().sources[0].packets > 220).then_some(()));
+    eventually("two seconds", || (rig.running.stats().sources[0].packets > 160).then_some(()));
     let file = rig.file("late.flv");
     let mut player = ffmpeg_records(&url, &file);
     rig.source_lost();
@@ -235,7 +235,7 @@ fn rtmp_listener_refuses_peers_with_a_reason() {
     let input = rig.input();
     let playback = rig.playback();
     assert!(playback.ends_with("/play/PLAY"));
-    let publisher = media::play(&clip(), &["-map", "0", "-c", "copy", "-f", "flv", &input]);
+    let publisher = media::play_in_a_loop(&clip(), &["-map", "0", "-c", "copy", "-f", "flv", &input]);
     rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
     let refused = |wanted: RefusalReason| {
         rig.event(|e| match e {
