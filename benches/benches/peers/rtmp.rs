@@ -231,7 +231,8 @@ fn remux_run(ours: bool, media: &Path) -> Result<Run, Failure> {
     } else {
         let start = |(i, input): (usize, &u16)| {
             let mut command = Command::new("ffmpeg");
-            command.args(["-v", "error", "-nostdin", "-f", "mpegts", "-i"]);
+            // By default, ffmpeg analyses for five seconds before it sends the first packet.
+            command.args(["-v", "error", "-nostdin", "-f", "mpegts", "-analyzeduration", "1000000", "-i"]);
             command.args([&format!("srt://127.0.0.1:{input}?mode=listener"), "-c", "copy", "-f", "flv"]);
             Subject::start(command.arg(format!("{}/k{i}", target)), false)
         };
