@@ -12,6 +12,8 @@ use streamlink_benches::{
 
 /// Receivers of the fan-out rows.
 const RECEIVERS: usize = 50;
+/// Maximum bandwidth of our flows, in Mb/s: what an operator allows a stream of 6 Mb/s.
+const MAX_MBPS: &str = "20";
 /// Time for which the library holds what comes one at a time, by default; the floor holds as long.
 const HOLD_PACED: Duration = Duration::from_millis(5);
 /// Time for which the library holds a burst, by default.
@@ -53,6 +55,7 @@ impl Program {
                 if observed {
                     command.arg("--observed");
                 }
+                command.args(["--mbps", MAX_MBPS]);
                 command.arg(coalesce_ms.map_or_else(|| "default".to_owned(), |ms| ms.to_string()));
                 for (number, (port, receivers)) in flows.iter().enumerate() {
                     command.args((number > 0).then_some("--")).arg(format!("rtp://127.0.0.1:{port}"));

@@ -1,6 +1,8 @@
 //! The library doing the work of its peers: from one URL to many, or several such flows.
 //!
-//! `bench-relay [--observed] COALESCE_MS|default IN OUT… [-- IN OUT…]…`
+//! `bench-relay [--observed] [--mbps N] COALESCE_MS|default IN OUT… [-- IN OUT…]…`
+//!
+//! The maximum bandwidth of each flow is 10 Gb/s, or N Mb/s: memory for reception goes by it.
 //!
 //! Observed: statistics of all flows and the OpenMetrics text are read every second, and all events as they come, as a
 //! host with a console and a monitoring system does.
@@ -11,6 +13,10 @@ use streamlink_core::{Bitrate, Engine, Flow, Output, PeerLimits, Source};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1).peekable();
     let is_observed = arguments.next_if(|argument| argument == "--observed").is_some();
+    let mbps = match arguments.next_if(|argument| argument == "--mbps") {
+        Some(_) => arguments.next().ok_or("how many Mb/s?")?.parse()?,
+        None => 10_000,
+    };
     let coalesce = arguments.next().ok_or("how long to coalesce?")?;
     let coalesce = if coalesce == "default" { None } else { Some(Duration::from_millis(coalesce.parse()?)) };
     let urls: Vec<String> = arguments.collect();
@@ -21,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (number, urls) in urls.split(|url| url == "--").enumerate() {
         let (input, outputs) = urls.split_first().ok_or("where to receive?")?;
         let source = Source::from_url("in", input);
-        let mut flow = Flow::builder(format!("bench-{number}"), Bitrate::mbps(10_000)).source(source);
+        let mut flow = Flow::builder(format!("bench-{number}"), Bitrate::mbps(mbps)).source(source);
         if let Some(coalesce) = coalesce {
             flow = flow.coalesce(coalesce);
         }
