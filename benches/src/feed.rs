@@ -109,6 +109,21 @@ pub enum Shape {
 /// # Errors
 /// When the file or a socket fails.
 pub fn play(file: &Path, ports: &[u16], shape: Shape, time: Duration, times: &SendTimes) -> std::io::Result<u64> {
+    play_at(BITS_PER_SECOND, file, ports, shape, time, times)
+}
+
+/// Does what [`play`] does, at another rate.
+///
+/// # Errors
+/// When the file or a socket fails.
+pub fn play_at(
+    bits_per_second: u64,
+    file: &Path,
+    ports: &[u16],
+    shape: Shape,
+    time: Duration,
+    times: &SendTimes,
+) -> std::io::Result<u64> {
     let media = std::fs::read(file)?;
     let media: Vec<&[u8]> = media.chunks_exact(PAYLOAD).collect();
     let sockets = ports.iter().map(|port| {
@@ -117,7 +132,7 @@ pub fn play(file: &Path, ports: &[u16], shape: Shape, time: Duration, times: &Se
         Ok(socket)
     });
     let sockets = sockets.collect::<std::io::Result<Vec<_>>>()?;
-    let datagram = PAYLOAD as u64 * 8 * 1_000_000_000 / BITS_PER_SECOND;
+    let datagram = PAYLOAD as u64 * 8 * 1_000_000_000 / bits_per_second;
     let picture = 1_000_000_000 / 25;
     let (interval, at_once) = match shape {
         Shape::Paced => (datagram, 1),
