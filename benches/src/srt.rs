@@ -27,6 +27,20 @@ pub struct Played {
     pub lost: u64,
 }
 
+/// Payloads of MPEG-TS that follow one another, the first after the last again: seven packets of one elementary stream
+/// each. Without an elementary stream, a source that takes them is lost after its idle timeout.
+fn payloads() -> Vec<bytes::Bytes> {
+    let payload = |number: u8| {
+        let mut payload = vec![0xff; 1316];
+        for (at, packet) in payload.chunks_exact_mut(188).enumerate() {
+            let counter = number.wrapping_mul(7).wrapping_add(at as u8) & 15;
+            packet[..4].copy_from_slice(&[0x47, 1, 0, 0x10 | counter]);
+        }
+        bytes::Bytes::from(payload)
+    };
+    (0..16).map(payload).collect()
+}
+
 fn failed(error: impl std::fmt::Display) -> Error {
     Error::other(error.to_string())
 }
@@ -115,14 +129,16 @@ impl Pusher {
     /// # Errors
     /// When the flow refuses.
     pub fn push(&self, bits_per_second: u64, time: Duration) -> Result<()> {
-        let payload = bytes::Bytes::from(vec![0x47u8; 1316]);
+        let payloads = payloads();
+        let mut next = payloads.iter().cycle();
         let start = Instant::now();
         let mut sent = 0u64;
         while start.elapsed() < time {
             let due = (start.elapsed().as_secs_f64() * bits_per_second as f64 / 8.0) as u64;
             let count = due.saturating_sub(sent) / 1316;
             let now = Instant::now();
-            self.source.push_all((0..count).map(|_| Packet::datagram(payload.clone(), now))).map_err(failed)?;
+            let due = next.by_ref().take(usize::try_from(count).unwrap_or(usize::MAX));
+            self.source.push_all(due.map(|payload| Packet::datagram(payload.clone(), now))).map_err(failed)?;
             sent += count * 1316;
             std::thread::sleep(Duration::from_millis(1));
         }
