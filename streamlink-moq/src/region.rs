@@ -449,7 +449,6 @@ impl FlowLink {
 
     /// Takes an event of the listener for media over SRT.
     fn take_srt_event(&mut self, event: Event) {
-        self.report_legs(Instant::now());
         if let Some(sender) = &mut self.srt {
             sender.tell(event, &self.reporter);
         }
