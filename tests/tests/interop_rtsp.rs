@@ -478,7 +478,7 @@ fn rtsp_bandwidth_limit_drops_rest_of_gop_or_disconnects() {
     let sums_file = rig.file("left.md5");
     let player = watch("tcp", &rig.playback(), &sums_file);
     rig.event(|e| matches!(e, Event::BandwidthExceeded { .. }).then_some(()));
-    let left = eventually("pictures", || Some(sums(&sums_file)).filter(|left| left.len() >= 30));
+    let left = eventually("pictures", || Some(sums(&sums_file)).filter(|left| left.len() >= 15));
     drop(publisher);
     rig.source_lost();
     let source = rig.running.stats().sources[0].clone();
@@ -486,7 +486,7 @@ fn rtsp_bandwidth_limit_drops_rest_of_gop_or_disconnects() {
     // No picture refers to one that is missing: only the one that was cut, once a group of pictures, is not as it was.
     let original = pictures(&file);
     let altered = left.iter().filter(|sum| !original.contains(sum)).count();
-    assert!(altered * 5 <= left.len() * 2, "{altered} of {}: {}", left.len(), player.output());
+    assert!(altered <= 6 && altered < left.len() / 2, "{altered} of {}: {}", left.len(), player.output());
     rig.running.set_bandwidth_policy(BandwidthPolicy::Disconnect).unwrap();
     let mut publisher = publish(&file, "tcp", &rig.input());
     let reason = rig.event(|e| match e {
